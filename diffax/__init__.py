@@ -1,0 +1,81 @@
+"""diffax: diffusion models from one small vocabulary of pure functions."""
+
+from diffax import guidance, losses, prediction, process, samplers
+from diffax.guidance import cfg
+from diffax.losses import denoising_loss
+from diffax.prediction import Apply, Denoiser, Prediction, denoiser, to_x0
+from diffax.process import (
+    DDPM,
+    EDM,
+    VE,
+    VP,
+    Cosine,
+    FlowMatching,
+    Process,
+    Shifted,
+    SubVP,
+    add_noise,
+    cosine_betas,
+    expand,
+    linear_betas,
+    pytree,
+    scaled_linear_betas,
+    sigmoid_betas,
+    zero_terminal_snr,
+)
+from diffax.samplers import (
+    Trajectory,
+    ancestral,
+    at_times,
+    ddim,
+    dpmpp_2m,
+    heun,
+    init_noise,
+    karras,
+    uniform_logsnr,
+    uniform_time,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DDPM",
+    "EDM",
+    "VE",
+    "VP",
+    "Apply",
+    "Cosine",
+    "Denoiser",
+    "FlowMatching",
+    "Prediction",
+    "Process",
+    "Shifted",
+    "SubVP",
+    "Trajectory",
+    "add_noise",
+    "ancestral",
+    "at_times",
+    "cfg",
+    "cosine_betas",
+    "ddim",
+    "denoiser",
+    "denoising_loss",
+    "dpmpp_2m",
+    "expand",
+    "guidance",
+    "heun",
+    "init_noise",
+    "karras",
+    "linear_betas",
+    "losses",
+    "prediction",
+    "process",
+    "pytree",
+    "samplers",
+    "scaled_linear_betas",
+    "sigmoid_betas",
+    "to_x0",
+    "uniform_logsnr",
+    "uniform_time",
+    "zero_terminal_snr",
+]
