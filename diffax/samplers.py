@@ -15,7 +15,7 @@ Args of every sampler:
 
 import itertools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from jax import Array
 
 from diffax.prediction import Denoiser
 
-Samples = Array | tuple[Array, "Trajectory"]
+Sigmas = Annotated[Array, "noise levels [n + 1], decreasing, the last 0"]
 
 
 class Trajectory(NamedTuple):
@@ -31,6 +31,9 @@ class Trajectory(NamedTuple):
 
     x: Array
     x0: Array
+
+
+Samples = Array | tuple[Array, Trajectory]
 
 
 def ddim(
@@ -131,7 +134,7 @@ def dpmpp_2m(denoise: Denoiser, x: Array, sigmas: Array, keys: Array, *, traject
     return _integrate(step, first, sigmas, trajectory, position=lambda carry: carry[0])
 
 
-def karras(n: int, lo: float = 0.002, hi: float = 80.0, rho: float = 7.0) -> Array:
+def karras(n: int, lo: float = 0.002, hi: float = 80.0, rho: float = 7.0) -> Sigmas:
     """Sigmas [n + 1]: n levels from hi to lo, evenly spaced in sigma^(1/rho), then 0; arXiv:2206.00364, Eq. 5."""
     ramp = _ramp(n)
     ends = (jnp.asarray(end, ramp.dtype) ** (1.0 / rho) for end in (hi, lo))
@@ -139,19 +142,19 @@ def karras(n: int, lo: float = 0.002, hi: float = 80.0, rho: float = 7.0) -> Arr
     return _then_zero((start + ramp * (stop - start)) ** rho)
 
 
-def uniform_logsnr(n: int, lo: float = 0.002, hi: float = 80.0) -> Array:
+def uniform_logsnr(n: int, lo: float = 0.002, hi: float = 80.0) -> Sigmas:
     """Sigmas [n + 1]: n levels from hi to lo, evenly spaced in log(sigma), then 0."""
     ramp = _ramp(n)
     start, stop = (jnp.log(jnp.asarray(end, ramp.dtype)) for end in (hi, lo))
     return _then_zero(jnp.exp(start + ramp * (stop - start)))
 
 
-def at_times(process, ts: Array) -> Array:
+def at_times(process, ts: Array) -> Sigmas:
     """Sigmas [n + 1]: a process's noise levels at the decreasing times ts [n], then 0."""
     return _then_zero(process.nsr(jnp.asarray(ts, jnp.result_type(float))))
 
 
-def uniform_time(process, n: int) -> Array:
+def uniform_time(process, n: int) -> Sigmas:
     """Sigmas [n + 1]: the levels at n times from t_max to t_min, evenly spaced, then 0; a DDPM's own steps at n = T."""
     return at_times(process, process.t_max + _ramp(n) * (process.t_min - process.t_max))
 

@@ -202,4 +202,4 @@ class FlowMatching(Process):
 
     def time(self, nsr):
         """nsr/(1 + nsr)."""
-        return nsr / (1.0 + nsr)
+        return 1.0 / (1.0 + 1.0 / nsr)  # its derivative is a product: nothing cancels where nsr is large

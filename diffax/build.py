@@ -1,0 +1,236 @@
+"""From plain data to objects: the only file that turns strings into functions.
+
+A spec is a dict(name=..., option=...). Its name is looked up among the functions or classes of its kind in the
+library, or, as "package.module:function", anywhere. A new function of the library can be named as soon as it exists:
+what belongs to a kind is told by its class or by the type it returns, and there is no list to add it to.
+"""
+
+import difflib
+import importlib
+import inspect
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import diffax.losses
+import diffax.prediction
+import diffax.process
+import diffax.samplers
+from diffax.process import Process
+
+
+class Experiment(NamedTuple):
+    """A config, built. `network` is a Flax module; `sampler` and `grid` are functions, their options bound or apart."""
+
+    config: Mapping
+    dataset: Any
+    process: Process
+    prediction: Any
+    network: Any
+    sampler: Callable
+    sampler_options: dict
+    sigmas: Any
+    null_label: int | None
+
+
+def experiment(config: Mapping) -> Experiment:
+    """Builds all that training, sampling and evaluation need from a complete config.
+
+    Raises:
+        ValueError: what `make` raises, with the field's name in front.
+    """
+    dataset = make("data", config["data"], "data")
+    null_label = dataset.num_classes if config["loss"]["conditional"] else None
+    if null_label == 0:
+        raise ValueError(f"loss.conditional: True needs a data set with classes, {config['data']['name']} has none")
+    process = make("process", config["process"], "process")
+    sigmas = make("grid", config["sample"]["grid"], "sample.grid", process=process)
+    diffax.samplers.check_sigmas(sigmas)
+    return Experiment(
+        config=config,
+        dataset=dataset,
+        process=process,
+        prediction=make("prediction", config["prediction"], "prediction"),
+        network=_network(config["network"], dataset.shape, null_label or 0),
+        sampler=find("sampler", config["sample"]["sampler"]["name"], "sample.sampler"),
+        sampler_options=options("sampler", config["sample"]["sampler"], "sample.sampler"),
+        sigmas=sigmas,
+        null_label=null_label,
+    )
+
+
+def _network(spec, shape, num_classes):
+    """The Flax module of a spec, checked against the shape of the data before anything is traced."""
+    from diffax.models import UNet, check_shape
+
+    network = make("network", spec, "network", num_classes=num_classes, out_channels=shape[-1])
+    if isinstance(network, UNet):
+        if len(shape) != 3:
+            raise ValueError(f"network: UNet takes images [height, width, channels], the data has shape {shape}")
+        try:
+            check_shape(network, shape)
+        except ValueError as error:
+            raise ValueError(f"network: {error}") from None
+    return network
+
+
+def loss(experiment: Experiment, network: Callable):
+    """The training loss of an experiment, for `network` as `diffax.train.Network`."""
+    from diffax.train import diffusion_loss
+
+    config = experiment.config["loss"]
+    return diffusion_loss(
+        network,
+        experiment.process,
+        experiment.prediction,
+        sample_time=make("time", config["time"], "loss.time"),
+        weight=make("weight", config["weight"], "loss.weight"),
+        null_label=experiment.null_label,
+        drop=config["drop"],
+    )
+
+
+def optimizer(config: Mapping):
+    """The optimizer of a config: an optax alias by name, behind a schedule, clipping and the skipping of NaNs."""
+    from diffax.train import optimizer, schedule
+
+    spec = dict(config["optimizer"])
+    rate = schedule(spec.pop("learning_rate"), spec.pop("warmup"), spec.pop("decay_steps"))
+    clip = spec.pop("clip")
+    return optimizer(make("optimizer", spec, "optimizer", learning_rate=rate), clip)
+
+
+def emas(config: Mapping) -> dict[str, Callable]:
+    """The moving averages of a config's `ema` section, each named by its decay."""
+    from diffax.train import ema_decay
+
+    return {str(decay): ema_decay(decay, config["ema"]["warmup"]) for decay in config["ema"]["decays"]}
+
+
+def make(kind: str, spec: Mapping, where: str, **given) -> Any:
+    """Calls the function that `spec["name"]` names with the spec's other entries; specs within it are made first.
+
+    Args:
+        kind: what is looked for, a key of `_KINDS`.
+        where: the spec's place in the config, for messages.
+        given: further arguments, each passed only to a function that takes it.
+
+    Raises:
+        ValueError: unknown name or option (listing what there is), or the function's own complaint.
+    """
+    function = find(kind, spec["name"], where)
+    chosen = {}
+    for key, value in options(kind, spec, where).items():
+        inner = _NESTED.get(key)
+        if inner and isinstance(value, Mapping):
+            value = make(inner, value, f"{where}.{key}")
+        elif inner and isinstance(value, str):
+            value = find(inner, value, f"{where}.{key}")
+        chosen[key] = value
+    takes = inspect.signature(function).parameters
+    chosen |= {key: value for key, value in given.items() if key in takes}
+    try:
+        return function(**chosen)
+    except (TypeError, ValueError, FileNotFoundError) as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def find(kind: str, name: str, where: str) -> Callable:
+    """The function or class that `name` means.
+
+    Raises:
+        ValueError: no such name; the message lists the names of this kind, nearest first.
+    """
+    if ":" in name:
+        module, _, attribute = name.partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"{where}.name: cannot import {name!r}: {error}") from error
+    names = choices(kind)
+    if name not in names:
+        raise ValueError(f"{where}.name: {name!r} is unknown{unknown(name, names)}")
+    return names[name]
+
+
+def choices(kind: str) -> dict[str, Callable]:
+    """All functions or classes of a kind, by name."""
+    module, belongs, _ = _KINDS[kind]
+    found = vars(importlib.import_module(module))
+    return {name: value for name, value in found.items() if not name.startswith("_") and belongs(value)}
+
+
+def parameters(kind: str, function: Callable) -> dict[str, inspect.Parameter]:
+    """The parameters of a function that a config may set."""
+    given = ("parent", "name", *_KINDS[kind][2])
+    return {key: p for key, p in inspect.signature(function).parameters.items() if key not in given}
+
+
+def unknown(key: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown key: the nearest known one, and all of them."""
+    near = difflib.get_close_matches(key, list(known), 1, 0.5)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"{hint}; one of {', '.join(sorted(known)) or 'none'}"
+
+
+def options(kind: str, spec: Mapping, where: str) -> dict:
+    """The options of a spec, its name left out.
+
+    Raises:
+        ValueError: an option that the named function does not take; the message lists those that it does.
+    """
+    known = parameters(kind, find(kind, spec["name"], where))
+    for key in spec:
+        if key != "name" and key not in known:
+            raise ValueError(f"{where}.{key}: {spec['name']} has no such option{unknown(key, known)}")
+    return {key: value for key, value in spec.items() if key != "name"}
+
+
+def _returns(module, alias):
+    def belongs(value):
+        if not inspect.isfunction(value):
+            return False
+        wanted = getattr(importlib.import_module(module), alias)
+        return typing.get_type_hints(value, include_extras=True).get("return") == wanted
+
+    return belongs
+
+
+def _is_process(value):
+    return inspect.isclass(value) and issubclass(value, Process) and value is not Process
+
+
+def _is_network(value):
+    return inspect.isclass(value) and hasattr(value, "lazy_init")
+
+
+def _is_optimizer(value):
+    return inspect.isfunction(value) and "learning_rate" in inspect.signature(value).parameters
+
+
+def _is_coefficient(value):
+    return inspect.isfunction(value) and list(inspect.signature(value).parameters) == ["process", "t"]
+
+
+# kind -> the module to look in, what of it belongs, and the parameters that are not the config's to set
+_KINDS = {
+    "data": ("diffax.data", _returns("diffax.data", "Dataset"), ()),
+    "process": ("diffax.process", _is_process, ()),
+    "betas": ("diffax.process", _returns("numpy", "ndarray"), ()),
+    "prediction": ("diffax.prediction", _returns("diffax.prediction", "Prediction"), ()),
+    "coefficient": ("diffax.prediction", _is_coefficient, ()),
+    "network": ("diffax.models", _is_network, ("num_classes", "out_channels")),
+    "time": ("diffax.losses", _returns("diffax.losses", "TimeSampler"), ()),
+    "weight": ("diffax.losses", _returns("diffax.losses", "Weight"), ()),
+    "optimizer": ("optax", _is_optimizer, ("learning_rate",)),
+    "sampler": (
+        "diffax.samplers",
+        _returns("diffax.samplers", "Samples"),
+        (*"denoise x sigmas keys trajectory".split(),),
+    ),
+    "grid": ("diffax.samplers", _returns("diffax.samplers", "Sigmas"), ("process",)),
+    "metric": ("diffax.metrics", _returns("diffax.metrics", "Scores"), ()),
+}
+
+# options that are specs or names themselves -> their kind
+_NESTED = {"process": "process", "betas": "betas", "c_in": "coefficient", "c_noise": "coefficient"}

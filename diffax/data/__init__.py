@@ -1,0 +1,23 @@
+"""Data sets, and the training batches made of them. A function annotated `-> Dataset` makes a data set."""
+
+from diffax.data.dataset import Dataset, Source, in_memory
+from diffax.data.folder import image_folder
+from diffax.data.pipeline import batches, examples
+from diffax.data.sklearn_digits import digits
+from diffax.data.synthetic import Mixture, fake, mixture, ring
+from diffax.data.tfds_source import tfds
+
+__all__ = [
+    "Dataset",
+    "Mixture",
+    "Source",
+    "batches",
+    "digits",
+    "examples",
+    "fake",
+    "image_folder",
+    "in_memory",
+    "mixture",
+    "ring",
+    "tfds",
+]

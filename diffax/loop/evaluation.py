@@ -1,0 +1,65 @@
+"""Evaluation: scores of a trained network's samples against real data, and the card that says how they came about."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffax import build, report
+from diffax.loop import sampling
+from diffax.train import TrainState
+
+
+def path(folder: Path, step: int) -> Path:
+    """Where the card of a step lies: `eval_<step>.json`."""
+    return Path(folder) / f"eval_{step:08d}.json"
+
+
+def evaluate(experiment: build.Experiment, state: TrainState, folder: Path, draw: sampling.Generate) -> dict[str, Any]:
+    """Draws `eval.n` samples, scores them, prints the scores, and writes the card and the samples.
+
+    Returns:
+        The metric card: scores, hashes of samples' reference, sampler, seed and versions.
+    """
+    from diffax import data
+    from diffax.metrics.card import array_hash, card
+
+    config, options, step = experiment.config, experiment.config["eval"], int(state.step)
+    labels = sampling.wanted_labels(experiment, config["sample"]["labels"], options["n"])
+    with report.progress(options["n"], noun="image") as bar:
+        images = draw(
+            sampling.chosen_params(state, config),
+            options["seed"],
+            labels,
+            options["n"],
+            options["batch_size"],
+            config["sample"]["guidance"],
+            tick=bar.update,
+        )
+    generated = {"x0": images} if labels is None else {"x0": images, "label": labels}
+    reference = data.examples(experiment.dataset, np.arange(len(experiment.dataset.source)))
+    scores = {}
+    for name in options["metrics"]:
+        scores |= build.find("metric", name, "eval.metrics")(reference, generated, options["seed"])
+    result = card(
+        step=step,
+        scores=scores,
+        features="pixels",
+        features_hash=array_hash(np.asarray(images)),
+        resize=None,
+        samples=options["n"],
+        reference=config["data"]["name"],
+        reference_hash=array_hash(reference["x0"]),
+        ema=sampling.chosen_ema(config),
+        sampler={
+            **config["sample"]["sampler"],
+            "grid": config["sample"]["grid"],
+            "guidance": config["sample"]["guidance"],
+        },
+        seed=options["seed"],
+    )
+    report.write_json(path(folder, step), result)
+    with open(Path(folder) / "samples" / f"eval_{step:08d}.npz", "wb") as file:
+        np.savez_compressed(file, **generated)
+    print("  ".join(f"{name} {value:.4f}" for name, value in scores.items()), f"({options['n']} samples)", flush=True)
+    return result

@@ -1,0 +1,110 @@
+"""The launcher's modes besides training: sampling and evaluating a trained run, and the dry run."""
+
+import io
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffax import build, report
+from diffax import config as configs
+from diffax.loop import evaluation, pictures, sampling, training, workdir
+
+
+def sample(config: Mapping, folder: str | os.PathLike) -> Path:
+    """Draws `sample.n` samples from the newest checkpoint of `folder`; writes a picture and the arrays.
+
+    Returns:
+        The picture's path; beside it lies an .npz with x0, and label for a network with classes.
+    """
+    experiment, state = restored(config, folder)
+    options = experiment.config["sample"]
+    labels = sampling.wanted_labels(experiment, options["labels"], options["n"])
+    params = sampling.chosen_params(state, experiment.config)
+    draw = sampling.generator(experiment)
+    with report.progress(options["n"], noun="image") as bar:
+        x = draw(
+            params, options["seed"], labels, options["n"], options["batch_size"], options["guidance"], tick=bar.update
+        )
+    stem = Path(folder) / "samples" / f"sample_{int(state.step):08d}_seed{options['seed']}"
+    stem.parent.mkdir(exist_ok=True)
+    arrays = {"x0": x} if labels is None else {"x0": x, "label": labels}
+    report.write_bytes(stem.with_suffix(".npz"), _npz(arrays))
+    picture = pictures.draw_picture(experiment, x, labels)
+    written = stem.with_suffix(".npz")
+    if picture is not None:
+        written = stem.with_suffix(".png")
+        report.save_png(written, picture, {"config": str(dict(options))})
+    print(f"{options['n']} samples of step {int(state.step)} in {written}", flush=True)
+    return written
+
+
+def evaluate(config: Mapping, folder: str | os.PathLike) -> dict:
+    """Scores samples of the newest checkpoint of `folder`, as after training; rewrites the card and the report."""
+    experiment, state = restored(config, folder)
+    card = evaluation.evaluate(experiment, state, Path(folder), sampling.generator(experiment))
+    pictures.write_report(experiment, state, Path(folder))
+    return card
+
+
+def restored(config: Mapping, folder: str | os.PathLike):
+    """(experiment, state) of the newest good checkpoint of a workdir, under a config that fits it.
+
+    Raises:
+        ValueError: no run there, no checkpoint yet, or a config of another run.
+    """
+    from diffax import checkpoint
+
+    different = configs.difference(workdir.read_config(folder), config)
+    if different:
+        raise ValueError(f"config differs from the one that {folder} was trained with: {'; '.join(different)}")
+    experiment = build.experiment(config)
+    sampling.wanted_labels(experiment, config["sample"]["labels"], 1)
+    run = training.place(experiment, training.initial_state(experiment))
+    manager = checkpoint.manager(Path(folder).absolute() / "checkpoints")
+    found = checkpoint.restore(manager, run.target)
+    checkpoint.close(manager)
+    if found is None:
+        raise ValueError(f"workdir: {folder} has no checkpoint yet; train it first")
+    return experiment, found[1]
+
+
+def dry_run(config: Mapping) -> None:
+    """Prints the complete config, the parameter count, shapes and an estimate of memory; compiles nothing."""
+    experiment = build.experiment(config)
+    state = training.initial_state(experiment)
+    parameters = sum(int(leaf.size) for leaf in jax.tree.leaves(state.params))
+    batch = -(-config["train"]["batch_size"] // (jax.device_count() * config["train"]["accumulate"]))
+    print(json.dumps(config, indent=2))
+    print(f"data         {len(experiment.dataset.source)} examples of shape {experiment.dataset.shape}")
+    print(f"parameters   {parameters:,}")
+    print(f"state        {_megabytes(state)} MB (parameters, averages, optimizer)")
+    print(f"gradient     {_megabytes(state.params)} MB")
+    print(f"activations  {_activation_megabytes(experiment, state, batch)} MB on each device for {batch} examples")
+
+
+def _activation_megabytes(experiment, state, batch):
+    """The size of what the backward pass reads: the residuals of the loss, from shapes alone."""
+    loss_fn = build.loss(experiment, sampling.network_apply(experiment.network))
+    x0 = jnp.zeros((batch, *experiment.dataset.shape))
+    example = {"x0": x0, "label": jnp.zeros(batch, jnp.int32)}
+
+    def residuals(params):
+        keys = jax.random.split(jax.random.key(0), batch)
+        return jax.vjp(lambda params: loss_fn(params, example, keys), params)[1]
+
+    return _megabytes(jax.eval_shape(residuals, state.params)) - _megabytes(state.params)
+
+
+def _megabytes(tree):
+    return round(sum(np.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)) / 1e6)
+
+
+def _npz(arrays):
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()

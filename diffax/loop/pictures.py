@@ -1,0 +1,76 @@
+"""Pictures of a run: sample grids with fixed noise and labels, the denoising strip, the report."""
+
+import shlex
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from diffax import build, report
+from diffax.loop import sampling
+from diffax.train import TrainState
+
+_STRIP = 8  # samples in a strip of images
+
+
+def write(experiment: build.Experiment, state: TrainState, folder: Path, draw: sampling.Generate) -> None:
+    """Draws `sample.n` samples of a state and writes their picture; noise and labels are the same at every step."""
+    options, step = experiment.config["sample"], int(state.step)
+    labels = sampling.wanted_labels(experiment, options["labels"], options["n"])
+    params = sampling.chosen_params(state, experiment.config)
+    x = draw(params, options["seed"], labels, options["n"], options["batch_size"], options["guidance"])
+    picture = draw_picture(experiment, x, labels)
+    if picture is not None:
+        report.save_png(report.sample_path(folder, step), picture, {"caption": _caption(step, options)})
+
+
+def write_strip(experiment: build.Experiment, state: TrainState, folder: Path) -> None:
+    """Writes the paths of a few samples from noise to data."""
+    options, step, shape = experiment.config["sample"], int(state.step), experiment.dataset.shape
+    n = min(options["n"], _STRIP) if len(shape) == 3 else options["n"]
+    labels = sampling.wanted_labels(experiment, options["labels"], n)
+    params = sampling.chosen_params(state, experiment.config)
+    path = sampling.generator(experiment, trajectory=True)(params, options["seed"], labels, n, n, options["guidance"])
+    if len(shape) == 3 and shape[-1] in (1, 3):
+        picture = report.strip(path)
+    elif shape == (2,):
+        picture = report.scatter_strip(path, labels)
+    else:
+        return
+    report.save_png(report.strip_path(folder, step), picture, {"caption": _caption(step, options)})
+
+
+def draw_picture(experiment: build.Experiment, x: np.ndarray, labels: np.ndarray | None) -> np.ndarray | None:
+    """A picture of samples: a grid of images, a scatter plot of 2-D points over the data; None for other data."""
+    shape = x.shape[1:]
+    if len(shape) == 3 and shape[-1] in (1, 3):
+        classes = experiment.null_label or 0
+        columns = classes if 4 <= classes <= 16 and len(x) % classes == 0 else None
+        return report.grid(x, columns)
+    if shape == (2,):
+        from diffax import data
+
+        real = data.examples(experiment.dataset, np.arange(min(len(experiment.dataset.source), 2000)))
+        return report.scatter(x, labels, reference=real["x0"])
+    return None
+
+
+def write_report(experiment: build.Experiment, state: TrainState, folder: Path) -> None:
+    """Rewrites `report.html` from what the workdir holds."""
+    from diffax.metrics.card import versions
+
+    devices = jax.devices()
+    facts = {
+        "command": shlex.join(["python", "-m", "diffax.main", *sys.argv[1:]]),
+        "parameters": sum(int(leaf.size) for leaf in jax.tree.leaves(state.params)),
+        "hardware": f"{len(devices)} x {devices[0].device_kind}",
+        "versions": versions(),
+    }
+    report.write_report(folder, total=experiment.config["train"]["steps"], facts=facts)
+
+
+def _caption(step, options):
+    return (
+        f"step {step}, seed {options['seed']}, guidance {options['guidance']['scale']:g}, {options['sampler']['name']}"
+    )

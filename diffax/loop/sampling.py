@@ -1,0 +1,115 @@
+"""Samples of a trained network: one executable for every guidance, eta, churn and grid of the same length."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from diffax import parallel, samplers
+from diffax.build import Experiment
+from diffax.guidance import batched_cfg
+from diffax.prediction import denoiser
+
+Generate = Callable[..., Any]  # (params, seed, labels [n] or None, n, ...) -> x0 [n, *data]
+
+
+def network_apply(module: Any) -> Callable:
+    """A Flax module as the function (params, x_in, c_noise, label, dropout_keys) -> y that losses and samplers take."""
+
+    def apply(params, x_in, c_noise, label=None, dropout_keys=None):
+        return module.apply({"params": params}, x_in, c_noise, label, dropout_keys=dropout_keys)
+
+    return apply
+
+
+def generator(experiment: Experiment, trajectory: bool = False) -> Generate:
+    """A function generate(params, seed, labels, n, batch_size, guidance, first=0, tick=None) -> numpy [n, *data].
+
+    Sample number i of a seed depends on the seed, i, its label and the options, and on nothing else: neither on the
+    batch size nor on the number of devices. The last batch is filled up and cut, so all are one executable.
+
+    Args:
+        trajectory: return the whole path [steps + 1, n, *data]; for a single batch.
+    """
+    network = network_apply(experiment.network)
+    fixed = {k: v for k, v in experiment.sampler_options.items() if not isinstance(v, float)}
+    swept = {k: v for k, v in experiment.sampler_options.items() if isinstance(v, float)}
+    sampler = (
+        partial(experiment.sampler, **fixed, trajectory=True) if trajectory else partial(experiment.sampler, **fixed)
+    )
+
+    @jax.jit
+    def run(params, seed, indices, labels, sigmas, guidance, options):
+        key = jax.random.key(seed)
+        keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(indices)
+        x = samplers.init_noise(keys[:, 0], experiment.dataset.shape, sigmas[0])
+        denoise = _denoise(experiment, network, params, labels, guidance)
+        result = sampler(denoise, x, sigmas, keys[:, 1], **options)
+        return result[1].x if trajectory else result
+
+    def generate(params, seed, labels, n, batch_size, guidance, first=0, tick=None):
+        batches = []
+        for start in range(0, n, batch_size):
+            indices = np.arange(first + start, first + start + batch_size)
+            chosen = None if labels is None else jnp.asarray(np.resize(labels[start:n], batch_size), jnp.int32)
+            indices, chosen = _place((jnp.asarray(indices, jnp.int32), chosen), batch_size)
+            x = np.asarray(run(params, seed, indices, chosen, experiment.sigmas, guidance, swept))
+            batches.append(x[:, : n - start] if trajectory else x[: n - start])
+            if tick is not None:
+                tick(min(start + batch_size, n), min(batch_size, n - start))
+        return np.concatenate(batches, axis=1 if trajectory else 0)
+
+    return generate
+
+
+def _denoise(experiment, network, params, labels, guidance):
+    """The denoiser of the network, guided where it has classes."""
+
+    def with_label(x, sigma, label):
+        apply = partial(network, params, label=label)
+        return denoiser(apply, experiment.process, experiment.prediction)(x, sigma)
+
+    if labels is None:
+        return partial(with_label, label=None)
+    nothing = jnp.full_like(labels, experiment.null_label)
+    return batched_cfg(with_label, labels, nothing, **guidance)
+
+
+def _place(arrays, batch_size):
+    """Splits a batch over this host's devices where they share it equally."""
+    devices = jax.local_devices()
+    if len(devices) == 1 or batch_size % len(devices):
+        return arrays
+    return jax.device_put(arrays, NamedSharding(parallel.mesh(devices), PartitionSpec(parallel.AXIS)))
+
+
+def wanted_labels(experiment: Experiment, labels: tuple, n: int) -> np.ndarray | None:
+    """The classes of n samples: `labels` in turn, or every class in turn; None for a network without classes.
+
+    Raises:
+        ValueError: a label out of range, or labels for a network without classes.
+    """
+    count = experiment.null_label
+    if count is None:
+        if labels:
+            raise ValueError(f"sample.labels: {labels} given, but the network has no classes; leave them out")
+        return None
+    for label in labels:
+        if not (isinstance(label, int) and 0 <= label < count):
+            raise ValueError(f"sample.labels: {label} is not allowed, expected a class from 0 to {count - 1}")
+    return np.resize(np.asarray(labels or range(count), np.int32), n)
+
+
+def chosen_ema(config: dict) -> str:
+    """The name of the moving average that samples are drawn with, "none" for the raw parameters."""
+    return config["sample"]["ema"] or next((str(decay) for decay in config["ema"]["decays"]), "none")
+
+
+def chosen_params(state: Any, config: dict) -> Any:
+    """The parameters that `sample.ema` names."""
+    name = chosen_ema(config)
+    return state.params if name == "none" else state.ema_params[name]

@@ -1,0 +1,233 @@
+"""Training: the loop around `train_step`."""
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from diffax import build, parallel, report
+from diffax.loop import evaluation, pictures, sampling, workdir
+from diffax.train import TrainState, example_keys, init_state, train_step
+
+DONE, STOPPED = 0, 3  # exit codes
+
+
+class Run(NamedTuple):
+    """An experiment placed on devices.
+
+    `step` is (state, batch, keys) -> (state, metrics); `place` brings a state from the host or a checkpoint into the
+    layout that `step` wants, `whole` back into that of a checkpoint; `batches` yields (batch, keys) from a step on.
+    """
+
+    step: Callable
+    place: Callable
+    whole: Callable
+    target: Any
+    batches: Callable[[int], Iterator]
+
+
+def train(config: Mapping, folder: str | os.PathLike) -> int:
+    """Trains the experiment in `folder` to its last step, from its newest checkpoint if it has one; then evaluates it.
+
+    Returns:
+        The exit code: 0 when all steps are done, 3 when a signal stopped it after saving.
+
+    Raises:
+        ValueError: anything in the config or the folder that cannot be meant, before anything is compiled.
+        FloatingPointError: `train.max_nonfinite` updates in a row were not finite. The last checkpoint is good.
+    """
+    from diffax import checkpoint
+
+    options = config["train"]
+    parallel.check_batch(options["batch_size"], jax.device_count(), options["accumulate"])
+    experiment = build.experiment(config)
+    folder = workdir.prepare(folder, config)
+    with workdir.stop_signals() as stopped, checkpoint.lock(folder):
+        keep = dict(keep=options["keep"], keep_every=options["keep_every"] or None)
+        manager = _in_background(partial(checkpoint.manager, folder / "checkpoints", **keep))
+        fresh = initial_state(experiment)
+        run, draw = place(experiment, fresh), sampling.generator(experiment)
+        found = checkpoint.restore(manager(), run.target) if (folder / "checkpoints").exists() else None
+        start, state = found or (0, fresh)
+        del fresh, found
+        if start:
+            print(f"resuming at step {start} of {options['steps']}", file=sys.stderr, flush=True)
+        if start < options["steps"]:
+            show = lambda state: _show(experiment, run.whole(state), folder, draw)  # noqa: E731
+            save = lambda step, state, wait=False: checkpoint.save(manager(), step, run.whole(state), wait=wait)  # noqa: E731
+            state, step = _steps(experiment, run, run.place(state), start, folder, stopped, save, show)
+            save(step, state, wait=True)
+            state = run.whole(state)
+        else:
+            step = start
+        checkpoint.close(manager())
+        if step < options["steps"]:
+            pictures.write_report(experiment, state, folder)
+            print(f"stopped and saved at step {step}; the same command goes on", file=sys.stderr, flush=True)
+            return STOPPED
+        _finish(experiment, state, folder, draw)
+    return DONE
+
+
+def _steps(experiment, run, state, start, folder, stopped, save, show):
+    """The steps from `start` on; returns the state and the number of steps done."""
+    options = experiment.config["train"]
+    every = lambda step, name: options[name] and step % options[name] == 0  # noqa: E731
+    pending = None
+    with (
+        report.open_writer(folder / "metrics.jsonl", start, tensorboard=options["tensorboard"]) as writer,
+        report.progress(options["steps"], start) as bar,
+    ):
+
+        def record(step, metrics):
+            # read one step late, while the device is already at work on the next
+            row = {name: value.item() for name, value in jax.device_get(metrics).items()}
+            bar.update(step, options["batch_size"], loss=row["loss"])
+            if every(step, "log_every") or step == options["steps"]:
+                writer.write(step, {**row, "images_per_second": bar.rate()})
+            if row["nonfinite_in_a_row"] >= options["max_nonfinite"]:
+                writer.write(step, row)
+                raise FloatingPointError(
+                    f"{row['nonfinite_in_a_row']} updates in a row up to step {step} were not finite; "
+                    "lower optimizer.learning_rate or look at the data, then go on from the last checkpoint"
+                )
+
+        for step, (batch, keys) in enumerate(run.batches(start), start + 1):
+            state, metrics = run.step(state, batch, keys)
+            if pending:
+                record(*pending)
+            pending = step, metrics
+            last = step == options["steps"] or stopped()
+            if last or every(step, "checkpoint_every") or every(step, "sample_every"):
+                record(*pending)  # a checkpoint never outruns its rows
+                pending = None
+            if last:
+                return state, step
+            if every(step, "checkpoint_every"):
+                save(step, state)
+            if every(step, "sample_every"):
+                show(state)
+    raise RuntimeError("the data ended before the last step")
+
+
+def _show(experiment, state, folder, draw):
+    if jax.process_index() == 0:
+        pictures.write(experiment, state, folder, draw)
+        pictures.write_report(experiment, state, folder)
+
+
+def _finish(experiment, state, folder, draw):
+    """After the last step: pictures, the evaluation if the config asks for it and there is none yet, the report."""
+    if jax.process_index() != 0:
+        return
+    step = int(state.step)
+    if not report.strip_path(folder, step).exists():
+        pictures.write(experiment, state, folder, draw)
+        pictures.write_strip(experiment, state, folder)
+    if experiment.config["eval"]["after_training"] and not evaluation.path(folder, step).exists():
+        evaluation.evaluate(experiment, state, folder, draw)
+    pictures.write_report(experiment, state, folder)
+    print(f"done: {step} steps; pictures and curves in {folder / 'report.html'}", flush=True)
+
+
+def place(experiment: build.Experiment, state: TrainState) -> Run:
+    """The training step of an experiment on all devices, by the config's `train.parallel`; `state` gives the shapes."""
+    config = experiment.config
+    options = config["train"]
+    step = partial(
+        train_step,
+        loss_fn=build.loss(experiment, sampling.network_apply(experiment.network)),
+        tx=build.optimizer(config),
+        ema=build.emas(config),
+        accumulate=options["accumulate"],
+    )
+    mesh = parallel.mesh()
+    shardings = (parallel.fsdp if options["parallel"] == "fsdp" else parallel.replicated)(state, mesh)
+    target = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), state, shardings)
+    if options["parallel"] == "pmap":
+        return Run(parallel.pmapped(step), parallel.replicate, parallel.unreplicate, target, _batches(experiment, None))
+    from diffax.compile import compiler_options
+
+    jitted = parallel.data_parallel(step, mesh, shardings, compiler_options=compiler_options())
+    return Run(jitted, partial(_onto, shardings), lambda state: state, target, _batches(experiment, mesh))
+
+
+def _onto(shardings, state):
+    return jax.tree.map(jax.device_put, state, shardings)
+
+
+def _batches(experiment, mesh):
+    """from a step on: (batch, keys), split over the mesh, or as this host's arrays where there is none."""
+    from diffax import data
+
+    config = experiment.config
+    size, hosts, host = config["train"]["batch_size"], jax.process_count(), jax.process_index()
+    base = jax.random.key(config["seed"])
+    split = None if mesh is None else NamedSharding(mesh, PartitionSpec(parallel.AXIS))
+    first, count = (0, size) if mesh is not None else (host * size // hosts, size // hosts)
+    make_keys = jax.jit(lambda step: example_keys(base, step, first, count), out_shardings=split)
+
+    def batches(start):
+        stream = data.batches(
+            experiment.dataset,
+            batch_size=size,
+            seed=config["seed"],
+            step=start,
+            host=host,
+            hosts=hosts,
+            **config["pipeline"],
+        )
+        for step, batch in enumerate(stream, start):
+            yield batch if mesh is None else parallel.global_batch(batch, mesh), make_keys(step)
+
+    return batches
+
+
+def initial_state(experiment: build.Experiment) -> TrainState:
+    """The state before the first step, from the config's seed; the same on any number of devices."""
+    key = jax.random.fold_in(jax.random.key(experiment.config["seed"]), 2**31 - 1)  # no step's key
+    params = experiment.network.lazy_init(key, *input_shapes(experiment))["params"]
+    return init_state(params, build.optimizer(experiment.config), build.emas(experiment.config))
+
+
+def input_shapes(experiment: build.Experiment, batch: int = 1) -> tuple:
+    """Shapes and dtypes of the network's inputs: x_in, c_noise and the label or None."""
+    x = jax.ShapeDtypeStruct((batch, *experiment.dataset.shape), jnp.float32)
+    c_noise = jax.ShapeDtypeStruct((batch,), jnp.float32)
+    label = None if experiment.null_label is None else jax.ShapeDtypeStruct((batch,), jnp.int32)
+    return x, c_noise, label
+
+
+def parameter_count(tree: Any) -> int:
+    """The number of values in a tree of arrays or shapes."""
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+
+
+def _in_background(make):
+    """Starts `make()` in a thread; the function returned waits for its result."""
+    box = []
+
+    def target():
+        try:
+            box.append((make(), None))
+        except BaseException as error:  # carried over to the thread that asks
+            box.append((None, error))
+
+    thread = threading.Thread(target=target, daemon=True)
+    thread.start()
+
+    def result():
+        thread.join()
+        value, error = box[0]
+        if error is not None:
+            raise error
+        return value
+
+    return result

@@ -1,0 +1,20 @@
+"""Scores of samples and the card that says what each depends on."""
+
+from diffax.metrics.card import array_hash, card, versions
+from diffax.metrics.classifier import agreement
+from diffax.metrics.frechet import frechet_distance, frechet_floor, frechet_from_statistics, gaussian_statistics
+from diffax.metrics.scores import Scores, classifier_agreement, pixel_frechet
+
+__all__ = [
+    "Scores",
+    "agreement",
+    "array_hash",
+    "card",
+    "classifier_agreement",
+    "frechet_distance",
+    "frechet_floor",
+    "frechet_from_statistics",
+    "gaussian_statistics",
+    "pixel_frechet",
+    "versions",
+]

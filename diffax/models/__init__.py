@@ -1,0 +1,7 @@
+"""Networks in Flax Linen. The rest of the library takes any function `(x_in, c_noise) -> y`."""
+
+from diffax.models.initializers import init
+from diffax.models.mlp import MLP
+from diffax.models.unet import UNet, check_shape
+
+__all__ = ["MLP", "UNet", "check_shape", "init"]

@@ -1,0 +1,102 @@
+"""Initial parameter values, drawn on the host.
+
+Under `jit`, JAX's initializers compile one random generator per parameter shape, which takes longer than the first
+hundred training steps of a small network. NumPy draws the same distributions in a fraction of a second. The values
+depend on the key, the shape and nothing else: not on the device count, not on whether `init` was jitted.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.extend import core
+from jax.interpreters import batching, mlir
+
+Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
+Initializer = Callable[..., jax.Array]
+
+
+def init(module: nn.Module, key: jax.Array, *specs) -> dict:
+    """Parameters of `module`, a plain dict: `module.init(key, *specs)["params"]` without running the network.
+
+    `module.init` is traced once and only the equations that the parameters depend on are evaluated, one by one.
+    Initializers of this file then compile nothing of their own. Flax's `lazy_init` gives the same values, but
+    compiles a program for every shape on the way.
+
+    Args:
+      module: any Linen module.
+      key: jax.random.key.
+      specs: `jax.ShapeDtypeStruct` (or arrays) of the arguments; parameters must not depend on their values.
+    """
+    closed, shapes = jax.make_jaxpr(lambda *args: module.init(*args)["params"], return_shape=True)(key, *specs)
+    needed = {v for v in closed.jaxpr.outvars if not isinstance(v, core.Literal)}
+    kept = []
+    for equation in reversed(closed.jaxpr.eqns):
+        if needed.intersection(equation.outvars):
+            kept.append(equation)
+            needed.update(v for v in equation.invars if not isinstance(v, core.Literal))
+    pruned = closed.replace(jaxpr=closed.jaxpr.replace(eqns=kept[::-1]))
+    values = core.jaxpr_as_fun(pruned)(*jax.tree.leaves((key, *specs)))
+    return jax.tree.unflatten(jax.tree.structure(shapes), values)
+
+
+def on_host(draw: Draw) -> Initializer:
+    """The Flax initializer `(key, shape, dtype) -> array` whose values come from `draw(generator, shape)`."""
+
+    def initializer(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+        data = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
+        return _draw_p.bind(data, draw=draw, shape=tuple(shape), dtype=np.dtype(dtype))
+
+    return initializer
+
+
+def fan_avg_uniform(scale: float = 1.0) -> Initializer:
+    """U(-a, a) with a = sqrt(3 scale / n), so the variance is scale / n; n is the mean of fan-in and fan-out.
+
+    The last two axes of a kernel are its inputs and outputs, the axes before them its receptive field. This is
+    DDPM's choice for every layer (arXiv:2006.11239, released code) and Glorot's for tanh layers.
+    """
+
+    def draw(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        field = math.prod(shape[:-2])
+        n = field * (shape[-2] + shape[-1]) / 2
+        half_width = np.float32(math.sqrt(3 * scale / n))
+        return (generator.random(shape, np.float32) * 2 - 1) * half_width
+
+    return on_host(draw)
+
+
+def normal(stddev: float = 1.0) -> Initializer:
+    """N(0, stddev^2)."""
+    return on_host(lambda generator, shape: generator.standard_normal(shape, np.float32) * np.float32(stddev))
+
+
+def constant(value: float) -> Initializer:
+    """The same value everywhere."""
+    return on_host(lambda generator, shape: np.full(shape, value, np.float32))
+
+
+def _draw(key_data, *, draw: Draw, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    seed = np.random.SeedSequence(np.asarray(key_data).tolist())
+    return draw(np.random.Generator(np.random.Philox(seed)), shape).astype(dtype)
+
+
+def _callback(key_data, **static) -> jax.Array:
+    result = jax.ShapeDtypeStruct(static["shape"], static["dtype"])
+    return jax.pure_callback(functools.partial(_draw, **static), result, key_data, vmap_method="sequential")
+
+
+# A primitive, because `jax.pure_callback` compiles a program even where the key is known. Evaluated, this one only calls
+# NumPy; in a compiled program (a jitted `init`, `nn.scan`) it is the callback, with the same values.
+_draw_p = core.Primitive("draw_on_host")
+_draw_p.def_impl(lambda key_data, **static: jax.device_put(_draw(key_data, **static)))
+_draw_p.def_abstract_eval(lambda key_data, *, draw, shape, dtype: jax.core.ShapedArray(shape, dtype))
+mlir.register_lowering(_draw_p, mlir.lower_fun(_callback, multiple_results=False))
+batching.primitive_batchers[_draw_p] = lambda args, axes, **static: (
+    jax.vmap(functools.partial(_callback, **static), in_axes=axes)(*args),
+    0,
+)

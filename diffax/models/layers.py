@@ -1,0 +1,219 @@
+"""The layers that networks share: embeddings, group norm, dropout, residual and attention blocks.
+
+Parameters and norms are float32; the rest computes in `dtype`. Examples never mix: row i of any layer's output is a
+function of row i of its inputs and of dropout key i.
+"""
+
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from diffax.models import initializers
+
+Dtype = Any
+
+
+def sinusoidal(c_noise: Array, features: int, max_period: float = 10_000.0) -> Array:
+    """Sinusoidal embedding [batch, features]: sin(w_i c), then cos(w_i c), w_i = max_period^(-i / (features/2 - 1)).
+
+    The scale of `c_noise` matters: the fastest wave has period 2 pi, the slowest 2 pi max_period. Always float32,
+    since bfloat16 cannot tell 999 from 1000. Source: arXiv:1706.03762, section 3.5, in DDPM's arrangement.
+    """
+    half = features // 2
+    rates = jnp.exp(-jnp.log(max_period) * jnp.arange(half, dtype=jnp.float32) / max(half - 1, 1))
+    angles = c_noise.astype(jnp.float32)[:, None] * rates
+    waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+    return jnp.pad(waves, ((0, 0), (0, features % 2)))
+
+
+def group_norm(x: Array, scale: Array, bias: Array, groups: int, eps: float = 1e-6) -> Array:
+    """(x - mean) / sqrt(var + eps) * scale + bias over the positions and channels of each group; arXiv:1803.08494.
+
+    Args:
+      x: [batch, *positions, channels], any float type; the arithmetic and the result are float32.
+      scale, bias: [channels], or [batch, channels] when they are conditioned.
+      groups: divides channels.
+    """
+    batch, *_, channels = x.shape
+    positions = tuple(range(1, x.ndim - 1))
+    x = x.astype(jnp.float32)
+
+    def per_group(a):
+        return a.reshape(batch, groups, channels // groups).mean(-1)
+
+    def per_channel(a):
+        return jnp.repeat(a, channels // groups, axis=-1).reshape(batch, *[1] * len(positions), channels)
+
+    # One pass for both moments. Moments about any constant give the same variance (and gradient); about a value of the
+    # group itself, E[d^2] - E[d]^2 does not cancel when the mean is far from zero.
+    pivot = jax.lax.stop_gradient(x[(slice(None), *[0] * len(positions), slice(None, None, channels // groups))])
+    d = x - per_channel(pivot)
+    mean = per_group(d.mean(positions))
+    var = jnp.maximum(per_group(jnp.square(d).mean(positions)) - jnp.square(mean), 0.0)
+    gain = per_channel(jax.lax.rsqrt(var + eps)) * jnp.expand_dims(jnp.atleast_2d(scale), positions)
+    offset = jnp.expand_dims(jnp.atleast_2d(bias), positions) - per_channel(mean + pivot) * gain
+    return x * gain + offset
+
+
+def dropout(x: Array, keys: Array | None, rate: float, layer: int) -> Array:
+    """Zero each value with probability `rate` and divide the rest by 1 - rate; arXiv:1207.0580.
+
+    Args:
+      x: [batch, ...].
+      keys: one key per example, which alone decides that example's mask; None is no dropout.
+      rate: in [0, 1).
+      layer: tells this call's masks from the other layers' (any 32-bit number, static).
+    """
+    if keys is None or rate == 0:
+        return x
+    keep = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, layer), 1 - rate, x.shape[1:]))(keys)
+    return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))
+
+
+def upsample(x: Array) -> Array:
+    """Nearest neighbor, twice the size: [b, h, w, c] -> [b, 2h, 2w, c]."""
+    b, h, w, c = x.shape
+    return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
+
+
+def downsample(x: Array) -> Array:
+    """Mean of 2x2 blocks: [b, h, w, c] -> [b, h/2, w/2, c]."""
+    b, h, w, c = x.shape
+    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
+
+
+def dense(features: int, *, dtype: Dtype, scale: float = 1.0, name: str) -> nn.Dense:
+    """Dense layer over the last axis (a 1x1 convolution of an image); scale 0 starts it at zero."""
+    return nn.Dense(features, dtype=dtype, kernel_init=_kernel(scale), bias_init=initializers.constant(0.0), name=name)
+
+
+def conv(features: int, *, dtype: Dtype, scale: float = 1.0, stride: int = 1, name: str) -> nn.Conv:
+    """3x3 convolution, zero padded to ceil(size / stride); scale 0 starts it at zero."""
+    return nn.Conv(
+        features,
+        (3, 3),
+        strides=(stride, stride),
+        dtype=dtype,
+        kernel_init=_kernel(scale),
+        bias_init=initializers.constant(0.0),
+        name=name,
+    )
+
+
+class GroupNorm(nn.Module):
+    """`group_norm` with learned scale and bias, and with a condition's on top when `modulation` is given.
+
+    modulation: [batch, 2 channels], (s, b): the result is norm(x) * (1 + s) + b, adaptive group norm
+    (arXiv:2105.05233, section 3.1).
+    """
+
+    groups: int = 32
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, modulation: Array | None = None) -> Array:
+        scale = self.param("scale", initializers.constant(1.0), (x.shape[-1],))
+        bias = self.param("bias", initializers.constant(0.0), (x.shape[-1],))
+        if modulation is not None:
+            s, b = jnp.split(modulation.astype(jnp.float32), 2, axis=-1)
+            scale, bias = scale * (1 + s), bias * (1 + s) + b
+        return group_norm(x, scale, bias, self.groups).astype(self.dtype)
+
+
+class Conditioning(nn.Module):
+    """Noise level and class -> one vector [batch, features], the input of every residual block.
+
+    Dense-SiLU-Dense of the sinusoidal embedding, plus a learned vector per class. Row `num_classes` is the null
+    class: the unconditional network of classifier-free guidance (arXiv:2207.12598). A label outside
+    [0, num_classes] gives NaN.
+    """
+
+    channels: int
+    features: int
+    num_classes: int = 0
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, c_noise: Array, label: Array | None = None) -> Array:
+        if (label is None) != (self.num_classes == 0):
+            given = "no label" if label is None else "a label"
+            remedy = "pass label (num_classes is the null class)" if label is None else "set num_classes or drop label"
+            raise ValueError(f"the network has num_classes={self.num_classes} but was given {given}: {remedy}")
+        h = sinusoidal(c_noise, self.channels).astype(self.dtype)
+        h = nn.silu(dense(self.features, dtype=self.dtype, name="dense_0")(h))
+        h = dense(self.features, dtype=self.dtype, name="dense_1")(h)
+        if label is None:
+            return h
+        table = self.param("classes", initializers.normal(1.0), (self.num_classes + 1, self.features))
+        # A product rather than a gather: its gradient is a sum in fixed order, bitwise the same on every run on a GPU.
+        chosen = jax.nn.one_hot(label, self.num_classes + 1) @ table
+        in_range = (label >= 0) & (label <= self.num_classes)
+        return h + jnp.where(in_range[:, None], chosen, jnp.nan).astype(self.dtype)
+
+
+class ResBlock(nn.Module):
+    """x + conv(dropout(silu(norm(conv(silu(norm(x))) + condition)))), the last convolution zero at the start.
+
+    Args of the module:
+      features: output channels; the skip path gets a 1x1 convolution when they differ from the input's.
+      adaptive: the condition scales and shifts the second norm (arXiv:2105.05233) instead of being added before it
+        (arXiv:2006.11239).
+      resample: `upsample` or `downsample` to change the size on both paths (BigGAN, arXiv:1809.11096), or None.
+    """
+
+    features: int
+    groups: int = 32
+    dropout: float = 0.0
+    adaptive: bool = False
+    resample: Callable[[Array], Array] | None = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, condition: Array, dropout_keys: Array | None = None) -> Array:
+        resample = self.resample or (lambda a: a)
+        condition = dense(self.features * (2 if self.adaptive else 1), dtype=self.dtype, name="condition")(
+            nn.silu(condition)
+        )
+        h = nn.silu(GroupNorm(self.groups, self.dtype, name="norm_0")(x))
+        h = conv(self.features, dtype=self.dtype, name="conv_0")(resample(h))
+        if self.adaptive:
+            h = GroupNorm(self.groups, self.dtype, name="norm_1")(h, condition)
+        else:
+            h = GroupNorm(self.groups, self.dtype, name="norm_1")(h + condition[:, None, None])
+        # The path names the layer, so its masks stay the same when other layers come or go.
+        h = dropout(nn.silu(h), dropout_keys, self.dropout, zlib.crc32("/".join(self.path).encode()))
+        h = conv(self.features, dtype=self.dtype, scale=0.0, name="conv_1")(h)
+        x = resample(x)
+        if x.shape[-1] != self.features:
+            x = dense(self.features, dtype=self.dtype, name="skip")(x)
+        return x + h
+
+
+class AttentionBlock(nn.Module):
+    """x + project(attention(norm(x))) over all positions, the projection zero at the start; arXiv:1706.03762.
+
+    head_dim: channels of a head; None is one head over all channels, as in DDPM.
+    """
+
+    groups: int = 32
+    head_dim: int | None = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        batch, *positions, channels = x.shape
+        head_dim = self.head_dim or channels
+        h = GroupNorm(self.groups, self.dtype, name="norm")(x)
+        qkv = dense(3 * channels, dtype=self.dtype, name="qkv")(h.reshape(batch, -1, channels))
+        q, k, v = (a.reshape(batch, -1, channels // head_dim, head_dim) for a in jnp.split(qkv, 3, axis=-1))
+        h = jax.nn.dot_product_attention(q, k, v).reshape(batch, *positions, channels)
+        return x + dense(channels, dtype=self.dtype, scale=0.0, name="project")(h)
+
+
+def _kernel(scale: float) -> initializers.Initializer:
+    return initializers.fan_avg_uniform(scale) if scale else initializers.constant(0.0)

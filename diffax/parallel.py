@@ -1,0 +1,131 @@
+"""The one training step on many devices: jitted over a mesh, or under pmap."""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXIS = "data"
+Step = Callable[..., Any]  # (state, batch, keys) -> (state, metrics)
+
+
+def start_hosts() -> None:
+    """Joins the other hosts of a multi-host run where the environment describes one; otherwise does nothing.
+
+    That is: COORDINATOR_ADDRESS with NUM_PROCESSES and PROCESS_ID, or a TPU pod's, SLURM's or Open MPI's own
+    variables, which `jax.distributed` reads. To be called before JAX is first used.
+    """
+    if "COORDINATOR_ADDRESS" in os.environ:
+        try:
+            count, index = int(os.environ["NUM_PROCESSES"]), int(os.environ["PROCESS_ID"])
+        except (KeyError, ValueError) as error:
+            raise ValueError(
+                f"COORDINATOR_ADDRESS is set, so NUM_PROCESSES and PROCESS_ID must be whole numbers ({error})"
+            ) from None
+        jax.distributed.initialize(os.environ["COORDINATOR_ADDRESS"], count, index)
+    elif (
+        "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+        or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+        or int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
+    ):
+        jax.distributed.initialize()
+
+
+def mesh(devices=None) -> Mesh:
+    """A one-dimensional mesh "data" over `devices`, all of them unless given."""
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def check_batch(batch_size: int, devices: int, accumulate: int = 1) -> None:
+    """Refuses a global batch that devices, or the slices of an accumulated gradient, cannot share equally.
+
+    Raises:
+        ValueError: batch_size is not a multiple of devices·accumulate.
+    """
+    if batch_size % (devices * accumulate):
+        slices = f" x {accumulate} slices of accumulation" if accumulate > 1 else ""
+        raise ValueError(
+            f"batch_size {batch_size} is not divisible by {devices} devices{slices}: "
+            f"use a multiple of {devices * accumulate}"
+        )
+
+
+def replicated(tree: Any, mesh: Mesh) -> Any:
+    """Shardings that put every leaf of `tree` whole on every device."""
+    return jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), tree)
+
+
+def fsdp(tree: Any, mesh: Mesh, min_size: int = 2**16) -> Any:
+    """Shardings that split each leaf of at least `min_size` elements over the devices, along its longest axis.
+
+    Leaves without an axis that divides equally stay whole. Under jit, XLA gathers parameters where they are used and
+    scatters gradients: fully sharded data parallelism, arXiv:2004.13336.
+    """
+    count = mesh.devices.size
+
+    def shard(leaf):
+        axes = [i for i, n in enumerate(leaf.shape) if n % count == 0]
+        if np.prod(leaf.shape) < min_size or not axes:
+            return NamedSharding(mesh, PartitionSpec())
+        longest = max(axes, key=lambda i: leaf.shape[i])
+        return NamedSharding(mesh, PartitionSpec(*[AXIS if i == longest else None for i in range(len(leaf.shape))]))
+
+    return jax.tree.map(shard, tree)
+
+
+def data_parallel(step: Step, mesh: Mesh, state_sharding: Any = None, **jit_options) -> Step:
+    """`step` jitted over `mesh`: batch and keys split along their first axis, the state as `state_sharding` says.
+
+    The global batch is one batch: the mean of its losses is the mean over all devices, and XLA inserts the sum of
+    gradients. The state is donated.
+
+    Args:
+        state_sharding: a tree of shardings, as from `replicated` or `fsdp`; None replicates.
+        jit_options: further arguments of `jax.jit`.
+    """
+    whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))
+    state = whole if state_sharding is None else state_sharding
+    return jax.jit(
+        step, in_shardings=(state, split, split), out_shardings=(state, whole), donate_argnums=0, **jit_options
+    )
+
+
+def pmapped(step: Step, devices=None) -> Step:
+    """`step` under `jax.pmap`: (state, batch, keys) with the state as from `replicate`, batch and keys whole.
+
+    `step` must take `axis_name` and average its gradients over it. Metrics come back from the first device.
+    """
+    devices = jax.local_devices() if devices is None else devices
+    mapped = jax.pmap(partial(step, axis_name=AXIS), axis_name=AXIS, devices=devices, donate_argnums=0)
+
+    def call(state, batch, keys):
+        n = len(devices)
+        check_batch(len(keys), n)
+        batch, keys = jax.tree.map(lambda a: a.reshape(n, a.shape[0] // n, *a.shape[1:]), (batch, keys))
+        state, metrics = mapped(state, batch, keys)
+        return state, unreplicate(metrics)
+
+    return call
+
+
+def replicate(tree: Any, devices=None) -> Any:
+    """A copy of `tree` for each device of a pmap, stacked along a new first axis."""
+    n = len(jax.local_devices() if devices is None else devices)
+    return jax.tree.map(lambda a: jnp.broadcast_to(a, (n, *jnp.shape(a))), tree)
+
+
+def unreplicate(tree: Any) -> Any:
+    """The first device's copy of a replicated tree."""
+    return jax.tree.map(lambda a: a[0], tree)
+
+
+def global_batch(batch: Any, mesh: Mesh) -> Any:
+    """The global arrays, split over `mesh`, from each host's part `batch` (numpy, equal in size)."""
+    sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+    return jax.tree.map(lambda a: jax.make_array_from_process_local_data(sharding, a), batch)

@@ -1,0 +1,196 @@
+"""The training step: a pure function of (state, batch, keys)."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from diffax.losses import TimeSampler, Weight, denoising_loss, uniform, unit
+from diffax.prediction import Prediction
+from diffax.process import Process, pytree
+
+Params = Any
+Batch = Mapping[str, Array]
+LossFn = Callable[[Params, Batch, Array], Array]  # (params, batch, keys [batch]) -> losses [batch]
+Decay = Callable[[Array], Array]  # step -> EMA decay
+Network = Callable[..., Array]  # (params, x_in, c_noise, label, dropout_keys) -> y; label and dropout_keys may be None
+
+
+@pytree
+class TrainState:
+    """All that training carries from step to step, and all that a checkpoint holds: arrays only.
+
+    `step` int32 [] counts updates; `ema_params` maps a name to a moving average of `params`.
+    """
+
+    step: Array
+    params: Params
+    ema_params: dict[str, Params]
+    opt_state: Any
+
+
+def init_state(params: Params, tx: optax.GradientTransformation, ema: Mapping[str, Decay]) -> TrainState:
+    """The state before the first step; every moving average starts at `params`."""
+    copies = {name: jax.tree.map(jnp.copy, params) for name in ema}
+    return TrainState(jnp.zeros((), jnp.int32), params, copies, tx.init(params))
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    keys: Array,
+    *,
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    ema: Mapping[str, Decay],
+    axis_name: str | None = None,
+    accumulate: int = 1,
+) -> tuple[TrainState, dict[str, Array]]:
+    """One update: the gradient of the mean loss, the optimizer, the moving averages.
+
+    Args:
+        batch: arrays with a leading batch axis. keys: one PRNG key an example, [batch].
+        axis_name: under `pmap` or `shard_map`, the axis over which gradients are averaged; None under jit.
+        accumulate: the gradient is summed over this many slices of the batch, one after the other, to save memory.
+
+    Returns:
+        The next state and the measurements `loss` and `grad_norm`, with the counts of `skip_nonfinite`.
+    """
+    params = state.params
+    if axis_name is not None:
+        # under shard_map's defaults the gradient of a replicated value is already summed over devices
+        params = jax.tree.map(lambda p: jax.lax.pcast(p, axis_name, to="varying"), params)
+    loss, grads = _mean_gradient(loss_fn, params, batch, keys, accumulate)
+    if axis_name is not None:
+        loss, grads = jax.lax.pmean((loss, grads), axis_name)
+
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+
+    def average(decay, mean):
+        return jax.tree.map(lambda m, p: m + (1.0 - decay) * (p - m), mean, params)
+
+    ema_params = {name: average(decay(state.step), state.ema_params[name]) for name, decay in ema.items()}
+    metrics = {"loss": loss, "grad_norm": optax.global_norm(grads), **_skipped(opt_state)}
+    return TrainState(state.step + 1, params, ema_params, opt_state), metrics
+
+
+def _mean_gradient(loss_fn, params, batch, keys, accumulate):
+    """Value and gradient of the batch's mean loss, in `accumulate` slices."""
+    value_and_grad = jax.value_and_grad(lambda params, batch, keys: jnp.mean(loss_fn(params, batch, keys)))
+    if accumulate == 1:
+        return value_and_grad(params, batch, keys)
+
+    def slices(a):
+        # strided, so that each device of a mesh holds an equal part of every slice
+        return jnp.swapaxes(a.reshape(a.shape[0] // accumulate, accumulate, *a.shape[1:]), 0, 1)
+
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, value_and_grad(params, *part)), None
+
+    parts = jax.tree.map(slices, (batch, keys))
+    zero = jax.tree.map(jnp.zeros_like, jax.eval_shape(value_and_grad, params, *jax.tree.map(lambda a: a[0], parts)))
+    # convolutions inside a loop are many times slower on CPU (jax#12868): there the loop is written out
+    total, _ = jax.lax.scan(add, zero, parts, unroll=accumulate if jax.default_backend() == "cpu" else 1)
+    return jax.tree.map(lambda a: a / accumulate, total)
+
+
+def diffusion_loss(
+    network: Network,
+    process: Process,
+    prediction: Prediction,
+    *,
+    sample_time: TimeSampler = uniform(),  # noqa: B008 - pure functions
+    weight: Weight = unit(),  # noqa: B008
+    null_label: int | None = None,
+    drop: float = 0.0,
+) -> LossFn:
+    """The loss of a batch dict(x0, label), example by example: `denoising_loss` with labels and dropout bound.
+
+    Args:
+        null_label: the label that stands for "no class"; None for a network without classes.
+        drop: probability with which a label is replaced by it, for guidance; arXiv:2207.12598, Algorithm 1.
+    """
+
+    def loss_fn(params, batch, keys):
+        parts = jax.vmap(lambda key: jax.random.split(key, 3))(keys)
+        label = None
+        if null_label is not None:
+            dropped = jax.vmap(lambda key: jax.random.bernoulli(key, drop))(parts[:, 0])
+            label = jnp.where(dropped, null_label, batch["label"])
+
+        def apply(x_in, c_noise):
+            return network(params, x_in, c_noise, label, parts[:, 1])
+
+        return denoising_loss(apply, process, prediction, batch["x0"], parts[:, 2], sample_time, weight)
+
+    return loss_fn
+
+
+def example_keys(key: Array, step: int | Array, first: int | Array, count: int) -> Array:
+    """The keys [count] of examples first, first + 1, … of a step's global batch: the same on any number of devices."""
+    key = jax.random.fold_in(key, step)
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(count))
+
+
+def ema_decay(decay: float, warmup: bool = True) -> Decay:
+    """The decay of a moving average: with warm-up min(decay, (1 + n)/(10 + n)) at step n, else constant."""
+    if not warmup:
+        return lambda step: jnp.float32(decay)
+    return lambda step: jnp.minimum(jnp.float32(decay), (1.0 + step) / (10.0 + step))
+
+
+def schedule(peak: float, warmup: int = 0, decay_steps: int = 0) -> optax.Schedule:
+    """A learning rate that rises linearly to `peak` over `warmup` steps, then stays, or falls to 0 along a cosine.
+
+    Args:
+        decay_steps: the step at which the cosine reaches 0, warm-up included; 0 for a constant rate.
+    """
+    if decay_steps:
+        return optax.warmup_cosine_decay_schedule(0.0 if warmup else peak, peak, warmup, decay_steps)
+    if warmup:
+        return optax.linear_schedule(0.0, peak, warmup)
+    return optax.constant_schedule(peak)
+
+
+def optimizer(update: optax.GradientTransformation, clip: float = float("inf")) -> optax.GradientTransformation:
+    """`update` behind clipping of the global gradient norm to `clip`, skipping non-finite gradients."""
+    return skip_nonfinite(optax.chain(optax.clip_by_global_norm(clip), update) if clip < float("inf") else update)
+
+
+class SkipState(NamedTuple):
+    """The state of `skip_nonfinite`: how many updates were skipped, in a row and in all, and the inner state."""
+
+    in_a_row: Array
+    total: Array
+    inner: Any
+
+
+def skip_nonfinite(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`tx`, except that a gradient whose norm is not finite changes nothing and is counted.
+
+    Unlike `optax.apply_if_finite` it never lets such a gradient in, however many come in a row: when to stop is the
+    caller's to say. It selects instead of branching, which XLA fuses into the update.
+    """
+
+    def init(params):
+        return SkipState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), tx.init(params))
+
+    def update(grads, state, params=None):
+        finite = jnp.isfinite(optax.global_norm(grads))
+        updates, inner = tx.update(grads, state.inner, params)
+        updates = jax.tree.map(lambda u: jnp.where(finite, u, jnp.zeros_like(u)), updates)
+        inner = jax.tree.map(lambda new, old: jnp.where(finite, new, old), inner, state.inner)
+        bad = 1 - finite.astype(jnp.int32)
+        return updates, SkipState(bad * (state.in_a_row + 1), state.total + bad, inner)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _skipped(opt_state):
+    if not isinstance(opt_state, SkipState):
+        return {}
+    return {"nonfinite_in_a_row": opt_state.in_a_row, "nonfinite_total": opt_state.total}

@@ -1,0 +1,46 @@
+"""Handwritten digits, class by class, with classifier-free guidance: the default experiment.
+
+Paper:    EDM, arXiv:2206.00364 (preconditioning, noise levels, loss); guidance, arXiv:2207.12598.
+Command:  python -m diffax.main --config=experiments/digits.py --workdir=runs/digits
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(mode: str = "full") -> ConfigDict:
+    """mode: "full", or "quick" for the whole path in small."""
+    if mode not in ("full", "quick"):
+        raise ValueError(f"config: digits.py has no mode {mode!r}; one of full, quick")
+    config = ConfigDict()
+    config.seed = 0
+    config.data = dict(name="digits", split="train")
+
+    config.process = dict(name="EDM")
+    config.prediction = dict(name="edm", sigma_data=0.75)
+    config.loss = dict(
+        time=dict(name="lognormal", mean=-0.6, std=1.2),
+        weight=dict(name="edm", sigma_data=0.75),
+        conditional=True,
+        drop=0.1,
+    )
+    config.network = dict(
+        name="UNet", channels=32, multipliers=(1, 2), blocks=1, attention=(4,), groups=8, adaptive=True, dropout=0.0
+    )
+    config.optimizer = dict(name="adam", learning_rate=2e-3, warmup=50, decay_steps=1500, clip=1.0)
+    config.ema = dict(decays=(0.99,))
+
+    config.train = dict(steps=1500, batch_size=64, log_every=1, checkpoint_every=500, sample_every=500)
+    config.sample = dict(
+        n=100,
+        batch_size=100,
+        sampler=dict(name="dpmpp_2m"),
+        grid=dict(name="karras", n=20, lo=0.01, hi=40.0),
+        guidance=dict(scale=2.0),
+    )
+    config.eval = dict(n=1000, batch_size=100, metrics=("classifier_agreement", "pixel_frechet"))
+    if mode == "quick":
+        config.network.update(channels=16, groups=4)
+        config.optimizer.update(decay_steps=200)
+        config.train.update(steps=200, checkpoint_every=20, sample_every=100)
+        config.eval.update(n=100)
+    return config

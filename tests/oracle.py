@@ -1,0 +1,254 @@
+"""Exact answers for data whose distribution is known, and the lists over which every property is tested.
+
+Data is a mixture of isotropic Gaussians (one component is a Gaussian). Its posterior means E[x0 | x_t] and
+E[eps | x_t] have closed forms, so the perfect network of every parameterization can be written down without the
+library's own algebra. A new process, prediction, sampler, guidance, weight or time sampler gets all of its tests by one
+more line in its list.
+"""
+
+import contextlib
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffax import guidance, losses, prediction, samplers
+from diffax.process import (
+    DDPM,
+    EDM,
+    VE,
+    VP,
+    Cosine,
+    FlowMatching,
+    Process,
+    Shifted,
+    SubVP,
+    cosine_betas,
+    expand,
+    linear_betas,
+    pytree,
+    scaled_linear_betas,
+    zero_terminal_snr,
+)
+
+
+@pytree
+class Trigonometric(Process):
+    """A user's process: two formulas and where it stops; nsr = scale·tan(½πt). All else is the library's default."""
+
+    scale: float = 1.0
+
+    @property
+    def t_min(self):
+        return 1e-3
+
+    @property
+    def t_max(self):
+        return 0.999
+
+    def alpha(self, t):
+        return jnp.cos(0.5 * jnp.pi * t)
+
+    def sigma(self, t):
+        return self.scale * jnp.sin(0.5 * jnp.pi * t)
+
+
+# Factories: a table of DDPM takes the precision that is in force when it is made.
+PROCESSES = {
+    "vp": VP,
+    "subvp": SubVP,
+    "ve": VE,
+    "edm": EDM,
+    "cosine": Cosine,
+    "flow": FlowMatching,
+    "ddpm": lambda: DDPM(linear_betas()),
+    "ddpm_cosine": lambda: DDPM(cosine_betas()),
+    "ddpm_zero_snr": lambda: DDPM(zero_terminal_snr(scaled_linear_betas())),
+    "shifted_flow": lambda: Shifted(FlowMatching(), 3.0),
+    "shifted_ddpm": lambda: Shifted(DDPM(linear_betas()), 2.0),
+    "trigonometric": lambda: Trigonometric(1.3),
+}
+
+
+class Exact(NamedTuple):
+    """All that an exact network's output can be made of; every field broadcasts against x_t."""
+
+    x0: jax.Array  # E[x0 | x_t]
+    eps: jax.Array  # E[eps | x_t]
+    x_t: jax.Array
+    alpha: jax.Array
+    sigma: jax.Array
+    d_alpha: jax.Array  # alpha'(t), in reverse mode: the library's own is forward
+    d_sigma: jax.Array
+
+
+class Case(NamedTuple):
+    """A parameterization: how the library makes it, and its exact network by the paper's own definition."""
+
+    make: Callable[..., prediction.Prediction]
+    output: Callable[[Exact], jax.Array]
+
+
+def _edm_output(e, sigma_data=0.5):
+    # arXiv:2206.00364, Eq. 7 solved for F, with Table 1's scalings
+    x, level = e.x_t / e.alpha, e.sigma / e.alpha
+    c_skip = sigma_data**2 / (level**2 + sigma_data**2)
+    c_out = level * sigma_data / jnp.sqrt(level**2 + sigma_data**2)
+    return (e.x0 - c_skip * x) / c_out
+
+
+PREDICTIONS = {
+    "x0": Case(prediction.x0, lambda e: e.x0),
+    "eps": Case(prediction.eps, lambda e: e.eps),
+    "v": Case(prediction.v, lambda e: e.alpha * e.eps - e.sigma * e.x0),
+    "velocity": Case(prediction.velocity, lambda e: e.d_alpha * e.x0 + e.d_sigma * e.eps),
+    "score": Case(prediction.score, lambda e: -e.eps / e.sigma),
+    "edm": Case(prediction.edm, _edm_output),
+    "eps_unit_variance": Case(partial(prediction.eps, c_in=prediction.unit_variance), lambda e: e.eps),
+}
+
+# name -> (sampler, does it draw noise)
+SAMPLERS = {
+    "ddim": (samplers.ddim, False),
+    "ddim_half": (partial(samplers.ddim, eta=0.5), True),
+    "ddim_full": (partial(samplers.ddim, eta=1.0), True),
+    "ancestral_small": (samplers.ancestral, True),
+    "ancestral_large": (partial(samplers.ancestral, variance=1.0), True),
+    "heun": (samplers.heun, False),
+    "heun_churn": (partial(samplers.heun, churn=20.0, s_min=0.05, s_max=20.0, s_noise=1.003), True),
+    "dpmpp_2m": (samplers.dpmpp_2m, False),
+}
+
+GUIDANCES = {
+    "cfg": lambda cond, uncond: guidance.cfg(cond, uncond, 3.0),
+    "cfg_interval": lambda cond, uncond: guidance.cfg(cond, uncond, 3.0, sigma_lo=0.3, sigma_hi=3.0),
+    "cfg_per_example": lambda cond, uncond: guidance.cfg(cond, uncond, jnp.float32(2.0)),
+}
+
+# name -> (weight, the weight of the squared error of x0 that it stands for, of nsr alone; None: see its own test)
+WEIGHTS = {
+    "unit": (losses.unit, None),
+    "eps": (losses.eps, lambda nsr: nsr**-2.0),
+    "elbo": (losses.elbo, None),
+    "min_snr": (losses.min_snr, lambda nsr: np.minimum(nsr**-2.0, 5.0)),
+    "p2": (partial(losses.p2, k=0.7, gamma=0.5), lambda nsr: nsr**-2.0 / np.sqrt(0.7 + nsr**-2.0)),
+    "edm": (losses.edm, lambda nsr: (nsr**2 + 0.25) / (0.5 * nsr) ** 2),
+    "sigmoid": (partial(losses.sigmoid, bias=-1.0), None),
+}
+
+# name -> (time sampler, its distribution function of u = (t - t_min)/(t_max - t_min), or of ln nsr; None: neither)
+TIMES = {
+    "uniform": losses.uniform,
+    "stratified": losses.stratified,
+    "lognormal": losses.lognormal,
+    "logit_normal": losses.logit_normal,
+    "discrete": partial(losses.discrete, 50),
+}
+
+
+class Mixture(NamedTuple):
+    """Data: component k has weight weights[k], mean means[k] and standard deviation stds[k] in every dimension."""
+
+    weights: np.ndarray  # [k]
+    means: np.ndarray  # [k, d]
+    stds: np.ndarray  # [k]
+
+    def draw(self, n, seed=0):
+        """n examples [n, d] in float64, on the host."""
+        rng = np.random.default_rng(seed)
+        k = rng.choice(len(self.weights), size=n, p=self.weights)
+        return self.means[k] + self.stds[k, None] * rng.standard_normal((n, self.means.shape[1]))
+
+
+def gaussian(mean=0.0, std=0.5, dim=1):
+    """The Gaussian N(mean, std²) in `dim` independent dimensions."""
+    return Mixture(np.ones(1), np.full((1, dim), float(mean)), np.full(1, float(std)))
+
+
+MIXTURE = Mixture(
+    weights=np.array([0.5, 0.3, 0.2]),
+    means=np.array([[0.8, -0.3], [-0.6, 0.5], [0.1, 0.9]]),
+    stds=np.array([0.25, 0.1, 0.4]),
+)
+
+
+def posterior_mean(data, x, sigma):
+    """E[x0 | x = x0 + sigma·eps] in NumPy float64, for x [n, d] and sigma [n]: the reference of every comparison."""
+    x, sigma = np.asarray(x, np.float64), np.asarray(sigma, np.float64)
+    total = data.stds**2 + sigma[:, None] ** 2  # [n, k], the variance of x about each mean
+    apart = x[:, None, :] - data.means
+    log_p = np.log(data.weights) - 0.5 * np.sum(apart**2, -1) / total - 0.5 * x.shape[1] * np.log(total)
+    p = np.exp(log_p - log_p.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    return np.sum(p[..., None] * (data.means + (data.stds**2 / total)[..., None] * apart), axis=1)
+
+
+def posterior(data, x_t, alpha, sigma):
+    """(E[x0 | x_t], E[eps | x_t]) for x_t [n, *data], alpha and sigma [n]: each by its own formula, no division."""
+    weights, means, stds = (jnp.asarray(value, x_t.dtype) for value in data)
+    flat = x_t.reshape(x_t.shape[0], -1)
+    alpha, sigma = alpha[:, None], sigma[:, None]
+    total = (alpha * stds) ** 2 + sigma**2  # [n, k]
+    apart = flat[:, None, :] - alpha[..., None] * means
+    log_p = jnp.log(weights) - 0.5 * jnp.sum(apart**2, -1) / total - 0.5 * flat.shape[1] * jnp.log(total)
+    p = jax.nn.softmax(log_p, axis=-1)[..., None]
+    x0 = jnp.sum(p * (means + (alpha * stds**2 / total)[..., None] * apart), axis=1)
+    eps = jnp.sum(p * (sigma / total)[..., None] * apart, axis=1)
+    return x0.reshape(x_t.shape), eps.reshape(x_t.shape)
+
+
+def exact_denoiser(data):
+    """The denoiser of `data` in (x, sigma): what every trained network stands for. Knows of no process."""
+
+    def denoise(x, sigma):
+        sigma = jnp.broadcast_to(jnp.asarray(sigma, x.dtype), x.shape[:1])
+        return posterior(data, x, jnp.ones_like(sigma), sigma)[0]
+
+    return denoise
+
+
+def told_t(process, t):
+    """c_noise of the exact networks: they are told t itself."""
+    return t
+
+
+def exact_network(data, process, name):
+    """(apply, prediction): the network that minimizes the expected loss of PREDICTIONS[name], by its definition."""
+    case = PREDICTIONS[name]
+    row = case.make(c_noise=told_t)
+
+    def apply(x_in, t):
+        x_t = x_in / expand(row.c_in(process, t), x_in)
+        alpha, sigma = process.alpha(t), process.sigma(t)
+        slopes = (jax.grad(lambda t, f=f: jnp.sum(f(t)))(t) for f in (process.alpha, process.sigma))
+        x0, eps = posterior(data, x_t, alpha, sigma)
+        return case.output(Exact(x0, eps, x_t, *(expand(c, x_t) for c in (alpha, sigma, *slopes))))
+
+    return apply, row
+
+
+@pytest.fixture(autouse=True)
+def strict():
+    """Implicit promotion of types is an error in the tests that import this."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+def precision(bits):
+    """A context in which JAX computes in floats of 32 or 64 bits."""
+    return jax.enable_x64(True) if bits == 64 else contextlib.nullcontext()
+
+
+def keys_of(n, seed=0):
+    """One key an example, [n]."""
+    return jax.random.split(jax.random.key(seed), n)
+
+
+def levels(process, n):
+    """n times of a process, evenly spaced in log nsr from t_min to t_max: float64 on the host."""
+    lo, hi = (float(process.nsr(jnp.asarray(t, jnp.result_type(float)))) for t in (process.t_min, process.t_max))
+    return np.geomspace(lo, hi, n)
