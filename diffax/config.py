@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import math
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -145,7 +146,11 @@ def load(path: str) -> Any:
         raise ValueError(f"config: no file {file!r}; give an experiment file such as experiments/digits.py")
     spec = importlib.util.spec_from_file_location("experiment", file)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.path.insert(0, os.path.dirname(os.path.abspath(file)))  # experiments may start from their neighbors
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
     if not hasattr(module, "get_config"):
         raise ValueError(f"config: {file} defines no get_config(mode)")
     return module.get_config(mode)

@@ -104,6 +104,7 @@ def test_floor_falls_with_the_number_of_samples_and_repeats():
     floors = [frechet_floor(real, n, seed=1) for n in (50, 200, 1000, 5000)]
     assert floors == sorted(floors, reverse=True) or floors[2] == floors[3]
     assert floors[0] > 5 * floors[2] and floors[2] == floors[3]  # beyond half of the data, halves are compared
+    assert frechet_floor(real, 700, seed=1) != frechet_floor(real, 900, seed=1)
     assert frechet_floor(real, 200, seed=1) == floors[1] != frechet_floor(real, 200, seed=2)
 
 

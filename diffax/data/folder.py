@@ -109,9 +109,9 @@ def _fault(file: str) -> str | None:
             return "the file is empty"
         with open(file, "rb") as stream:
             with Image.open(stream) as image:
-                after_header, end = stream.tell(), _ENDS.get(image.format or "")
-                if end and stream.seek(-len(end), os.SEEK_END) >= after_header and stream.read() == end:
-                    return None
+                end = _ENDS.get(image.format or "")
+            if end and stream.seek(-len(end), os.SEEK_END) and stream.read() == end:
+                return None
             stream.seek(0)
             with Image.open(stream) as image:
                 image.load()

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from diffax.data.dataset import Dataset, Example, Source, check_integers, stack
+from diffax.data.dataset import Dataset, Example, Source, check_integers
 from diffax.data.folder import square
 
 _LEVELS = {"uint8": 256, "uint16": 65536, "bool": 2, "float32": 0}
@@ -44,9 +44,8 @@ def tfds(
     records = _records(builder, name, split, data_dir)
     shape, levels = _image_facts(builder.info.features, name, image_key, size)
     num_classes = _num_classes(builder.info.features, name, label_key)
-    how = dict(records=records, image_key=image_key, label_key=label_key, size=size)
-    source = Source(len(records), functools.partial(_read, **how), functools.partial(_take, **how))
-    return Dataset(source, shape=shape, num_classes=num_classes, levels=levels)
+    read = functools.partial(_read, records=records, image_key=image_key, label_key=label_key, size=size)
+    return Dataset(Source(len(records), read), shape=shape, num_classes=num_classes, levels=levels)
 
 
 def _builder(tensorflow_datasets: Any, name: str, data_dir: str | None) -> Any:
@@ -122,15 +121,8 @@ def _num_classes(features: Any, name: str, key: str | None) -> int:
     return features[key].num_classes
 
 
-def _read(index: int, records: Any, **how: Any) -> Example:
-    return _example(records[index], **how)
-
-
-def _take(indices: np.ndarray, records: Any, **how: Any) -> Example:
-    return stack([_example(record, **how) for record in records.__getitems__([int(i) for i in indices])])
-
-
-def _example(record: dict[str, Any], image_key: str, label_key: str | None, size: int | None) -> Example:
+def _read(index: int, records: Any, image_key: str, label_key: str | None, size: int | None) -> Example:
+    record = records[index]
     x0 = np.asarray(record[image_key])
     if size is not None:
         from PIL import Image
@@ -146,4 +138,6 @@ def _example(record: dict[str, Any], image_key: str, label_key: str | None, size
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200].rstrip(" .:")
+    """tfds's own message, without what it was called with and without its manual."""
+    message = re.sub(r'^Failed to construct dataset .*?}": ', "", " ".join(str(error).split()))
+    return message[:200].rstrip(" .:")

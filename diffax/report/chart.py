@@ -33,7 +33,8 @@ def chart(name: str, steps: np.ndarray, values: np.ndarray) -> str:
     finite = np.isfinite(values)
     if not finite.any():
         return f'<figure class="chart">{_caption(name, "no finite value")}</figure>'
-    x, y = steps[finite], np.clip(values[finite], -1e150, 1e150)  # so that differences stay finite
+    x, y = steps[finite], np.clip(values[finite], -1e150, 1e150)  # so that differences and quotients stay finite
+    y = np.where(np.abs(y) < 1e-150, 0.0, y)
     line = smoothed(y)
     log = bool(y.min() > 0) and _log_helps(line)
     low, high = _range(y, line, log)
@@ -163,7 +164,7 @@ def _spots(x: np.ndarray, y: np.ndarray, line: np.ndarray, across) -> str:
     for i in range(count):
         place = i / count
         k = int(np.argmin(np.abs(across(x) - (place + 0.5 / count) * _UNIT)))
-        text = f"step {x[k]:,.0f}: {_number(y[k])}, smoothed {_number(line[k])}"
+        text = f"step {x[k]:,.0f}<br>{_number(y[k])}, mean {_number(line[k])}"
         side = "l" if place < 0.5 else "r"
         spots.append(f'<i class="{side}" style="left:{place:.2%};width:{1 / count:.2%}"><b>{text}</b></i>')
     return "".join(spots)

@@ -104,7 +104,9 @@ def _tiles(columns, cards, facts) -> str:
             (_text(float(np.mean(recent))), "loss", f"mean of the last {len(recent)}" if len(recent) > 1 else "")
         )
     for name, score, floor in _scores(cards[-1][1]) if cards else []:
-        tiles.append((_score(name, score), name, "" if floor is None else f"real data: {_text(floor)}"))
+        tiles.append(
+            (_score(name, score), name.replace("_", " "), "" if floor is None else f"real data: {_text(floor)}")
+        )
     speeds = columns.get("images_per_second", (None, np.empty(0)))[1]
     if np.isfinite(speeds).any():
         tiles.append((_text(float(np.median(speeds[np.isfinite(speeds)]))), "images a second", "median"))
@@ -168,7 +170,7 @@ def _evaluations(cards) -> str:
         return ""
     step, card = cards[-1]
     scores = [
-        f"<div><b>{_score(name, score)}</b>{escape(name)}"
+        f"<div><b>{_score(name, score)}</b>{escape(name.replace('_', ' '))}"
         + (f" <small>real against real: {_text(floor)}</small>" if floor is not None else "")
         + "</div>"
         for name, score, floor in _scores(card)
