@@ -131,8 +131,12 @@ class Shifted(Process):
         return self.process.alpha(self._inner(t))
 
     def sigma(self, t):
-        """alpha·nsr, exact in the ratio."""
-        return self.alpha(t) * self.nsr(t)
+        """The base's sigma at the rerouted time."""
+        inner = self._inner(t)
+        # 1 where the base's `time` reaches; a base that inverts by bisection stops at its t_max. Not differentiated:
+        # in alpha·nsr, equal in value, the derivative is a difference of near-equals where nsr is large
+        reach = jax.lax.stop_gradient(self.nsr(t) / self.process.nsr(inner))
+        return reach * self.process.sigma(inner)
 
     def nsr(self, t):
         """shift·nsr of the base."""

@@ -1,6 +1,7 @@
 """How far a run is: a live bar on a terminal, plain lines elsewhere, both with the same figures."""
 
 import math
+import os
 import statistics
 import sys
 import time
@@ -128,13 +129,21 @@ def _lines(file: TextIO):
 def _bar(total: int, start: int, file: TextIO):
     from tqdm import tqdm
 
-    bar = tqdm(total=total, initial=start, file=file, dynamic_ncols=True, bar_format="{percentage:3.0f}%|{bar}| {desc}")
+    width = {"dynamic_ncols": True} if _columns(file) else {"ncols": 100}  # of 0 columns tqdm would show nothing
+    bar = tqdm(total=total, initial=start, file=file, bar_format="{percentage:3.0f}%|{bar}| {desc}", **width)
 
     def show(done, text):
         bar.n = done
         bar.set_description_str(text)
 
     return show, lambda message: tqdm.write(message, file=file), bar.close
+
+
+def _columns(file: TextIO) -> int:
+    try:
+        return os.get_terminal_size(file.fileno()).columns
+    except (OSError, ValueError):
+        return 0
 
 
 def _figure(value: Any) -> str:

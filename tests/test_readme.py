@@ -1,0 +1,59 @@
+"""README's code runs as it stands, and says the truth about the library."""
+
+import re
+from pathlib import Path
+
+import jax.numpy as jnp
+import pytest
+
+import diffax as dx
+from diffax import build
+
+TEXT = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def namespace():
+    """What README's examples leave behind, run one after the other."""
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", TEXT, re.S):
+        exec(compile(block, "README.md", "exec"), names)
+    return names
+
+
+def test_there_are_four_examples():
+    assert len(re.findall(r"```python\n", TEXT)) == 4
+
+
+def test_exact_denoiser_gives_the_data_spread(namespace):
+    # the last example starts from data N(0, 1/4) too, by another sampler and another process
+    assert abs(float(jnp.std(namespace["x0"])) - 0.5) < 0.02
+
+
+def test_own_process_is_complete(namespace):
+    process = namespace["Laplace"]()
+    t = jnp.linspace(0.05, 0.95, 7)
+    assert jnp.allclose(process.logsnr(t), 10.0 - 20.0 * t, atol=1e-4)
+    assert jnp.allclose(process.time(process.nsr(t)), t, atol=1e-5)
+
+
+def test_training_example_lowers_the_loss(namespace):
+    assert jnp.isfinite(namespace["loss"])
+    assert float(jnp.abs(namespace["params"]["scale"]).min()) > 0
+
+
+def test_table_names_exist():
+    table = TEXT.split("## From paper to functions")[1].split("## Experiments")[0]
+    for name in re.findall(r"`(\w+)", table):
+        known = any(hasattr(module, name) for module in (dx, dx.prediction, dx.losses, dx.samplers))
+        assert known, f"README's table names {name}, which does not exist"
+
+
+def test_experiments_of_the_table_exist():
+    for name in re.findall(r"`(\w+\.py)`", TEXT.split("| experiment | what")[1].split("Measured step")[0]):
+        assert (Path(__file__).parent.parent / "experiments" / name).exists(), name
+
+
+def test_every_kind_of_how_to_add_is_told_by_its_annotation():
+    for kind, example in (("time", "uniform"), ("weight", "min_snr"), ("sampler", "heun"), ("data", "digits")):
+        assert example in build.choices(kind)
