@@ -41,7 +41,9 @@ class Checkpoints(NamedTuple):
 
 
 def manager(directory: str | os.PathLike, *, keep: int = 3, keep_every: int | None = None) -> Checkpoints:
-    """Opens `directory`, creating nothing. It may run in a thread of its own while a step compiles: it imports orbax.
+    """Opens `directory`, creating nothing; `close` it before the process ends, or the save in flight is lost.
+
+    It imports orbax, and may do so in a thread of its own while a step compiles.
 
     Args:
       directory: holds one folder a step; all hosts must see the same one.
@@ -116,7 +118,7 @@ def restore(manager: Checkpoints, target: PyTree, *, step: int | None = None) ->
 
 
 def steps(manager: Checkpoints) -> list[int]:
-    """The finished steps in increasing order, not verified; waits for the save in flight."""
+    """The finished steps in increasing order, not verified; waits for the save in flight (on the first host)."""
     _settle(manager)
     return manifest.finished(manager.directory)
 

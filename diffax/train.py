@@ -34,8 +34,13 @@ class TrainState:
 
 def init_state(params: Params, tx: optax.GradientTransformation, ema: Mapping[str, Decay]) -> TrainState:
     """The state before the first step; every moving average starts at `params`."""
-    copies = {name: jax.tree.map(jnp.copy, params) for name in ema}
-    return TrainState(jnp.zeros((), jnp.int32), params, copies, tx.init(params))
+
+    @jax.jit  # one small program, not one for each shape
+    def start(params):
+        copies = {name: jax.tree.map(jnp.copy, params) for name in ema}
+        return TrainState(jnp.zeros((), jnp.int32), params, copies, tx.init(params))
+
+    return start(params)
 
 
 def train_step(

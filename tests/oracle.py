@@ -68,7 +68,7 @@ PROCESSES = {
     "ddpm": lambda: DDPM(linear_betas()),
     "ddpm_cosine": lambda: DDPM(cosine_betas()),
     "ddpm_zero_snr": lambda: DDPM(zero_terminal_snr(scaled_linear_betas())),
-    "shifted_flow": lambda: Shifted(FlowMatching(), 3.0),
+    "shifted_flow": lambda: Shifted(FlowMatching(), 2.0),
     "shifted_ddpm": lambda: Shifted(DDPM(linear_betas()), 2.0),
     "trigonometric": lambda: Trigonometric(1.3),
 }

@@ -213,13 +213,17 @@ def _alive(pid):
         return False
 
 
-def test_workers_end_with_a_killed_trainer_and_quietly_with_a_finished_one(tmp_path):
+def test_workers_end_when_the_trainer_does_and_not_before(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(_ENDLESS)
     command = [sys.executable, str(script)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with subprocess.Popen([*command, "forever"], stdout=subprocess.PIPE, text=True, env=environment) as trainer:
         pids = [int(pid) for pid in trainer.stdout.readline().split()]
+        for pid in pids:
+            os.kill(pid, signal.SIGINT)
+            os.kill(pid, signal.SIGTERM)
+        time.sleep(0.3)
         assert pids and all(_alive(pid) for pid in pids)
         trainer.send_signal(signal.SIGKILL)
         trainer.wait()

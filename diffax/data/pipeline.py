@@ -84,8 +84,9 @@ def _until_closed(stream: Iterable[Example]) -> Generator[Example, None, None]:
 
 
 def _start_worker(worker: int, workers: int) -> None:
-    # A terminal sends Ctrl-C to every process of the run; it is the trainer that decides what becomes of it.
+    # A terminal's Ctrl-C and a scheduler's SIGTERM reach every process of a run; the trainer decides what becomes of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # A trainer that was killed outright stops no workers, and they would wait for it forever.
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 

@@ -45,7 +45,7 @@ def evaluate(experiment: build.Experiment, state: TrainState, folder: Path, draw
         step=step,
         scores=scores,
         features="pixels",
-        features_hash=array_hash(np.asarray(images)),
+        features_hash=array_hash(reference["x0"]),
         resize=None,
         samples=options["n"],
         reference=config["data"]["name"],

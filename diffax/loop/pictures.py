@@ -22,7 +22,7 @@ def write(experiment: build.Experiment, state: TrainState, folder: Path, draw: s
     x = draw(params, options["seed"], labels, options["n"], options["batch_size"], options["guidance"])
     picture = draw_picture(experiment, x, labels)
     if picture is not None:
-        report.save_png(report.sample_path(folder, step), picture, {"caption": _caption(step, options)})
+        report.save_png(report.sample_path(folder, step), picture, {"caption": _caption(options)})
 
 
 def write_strip(experiment: build.Experiment, state: TrainState, folder: Path) -> None:
@@ -38,7 +38,7 @@ def write_strip(experiment: build.Experiment, state: TrainState, folder: Path) -
         picture = report.scatter_strip(path, labels)
     else:
         return
-    report.save_png(report.strip_path(folder, step), picture, {"caption": _caption(step, options)})
+    report.save_png(report.strip_path(folder, step), picture, {"caption": _caption(options)})
 
 
 def draw_picture(experiment: build.Experiment, x: np.ndarray, labels: np.ndarray | None) -> np.ndarray | None:
@@ -70,7 +70,7 @@ def write_report(experiment: build.Experiment, state: TrainState, folder: Path) 
     report.write_report(folder, total=experiment.config["train"]["steps"], facts=facts)
 
 
-def _caption(step, options):
+def _caption(options):
     return (
         f"step {step}, seed {options['seed']}, guidance {options['guidance']['scale']:g}, {options['sampler']['name']}"
     )

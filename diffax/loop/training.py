@@ -90,10 +90,10 @@ def _steps(experiment, run, state, start, folder, stopped, save, show):
             # read one step late, while the device is already at work on the next
             row = {name: value.item() for name, value in jax.device_get(metrics).items()}
             bar.update(step, options["batch_size"], loss=row["loss"])
-            if every(step, "log_every") or step == options["steps"]:
+            too_many = row["nonfinite_in_a_row"] >= options["max_nonfinite"]
+            if every(step, "log_every") or step == options["steps"] or too_many:
                 writer.write(step, {**row, "images_per_second": bar.rate()})
-            if row["nonfinite_in_a_row"] >= options["max_nonfinite"]:
-                writer.write(step, row)
+            if too_many:
                 raise FloatingPointError(
                     f"{row['nonfinite_in_a_row']} updates in a row up to step {step} were not finite; "
                     "lower optimizer.learning_rate or look at the data, then go on from the last checkpoint"

@@ -129,7 +129,7 @@ def _lines(file: TextIO):
 def _bar(total: int, start: int, file: TextIO):
     from tqdm import tqdm
 
-    width = {"dynamic_ncols": True} if _columns(file) else {"ncols": 100}  # of 0 columns tqdm would show nothing
+    width = {"dynamic_ncols": True} if _columns(file) else {"ncols": 100, "nrows": 2}  # 0 columns would show nothing
     bar = tqdm(total=total, initial=start, file=file, bar_format="{percentage:3.0f}%|{bar}| {desc}", **width)
 
     def show(done, text):
