@@ -1,9 +1,11 @@
 """The launcher: python -m diffax.main --config=experiments/digits.py --workdir=runs/digits
 
 Flags come in here and nowhere else. `--config.<section>.<option>=value` overrides one value of the experiment file;
-with `--config.<section>.name=...` a section starts anew from the defaults of the function named.
+with `--config.<section>.name=...` a section starts anew from the defaults of the function named. With a workdir that
+holds a run, `--mode=sample` and `--mode=eval` need no `--config`.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -12,6 +14,7 @@ from absl import flags
 BAD_INPUT = 2  # exit code; 0 is done, 3 is stopped by a signal and saved
 
 FLAGS = flags.FLAGS
+flags.DEFINE_string("config", None, "The experiment: a file, or file.py:mode, such as experiments/digits.py:quick.")
 flags.DEFINE_string("workdir", None, "The run's folder: checkpoints, metrics, samples, report.")
 flags.DEFINE_enum("mode", "train", ["train", "sample", "eval"], "What to do.")
 flags.DEFINE_bool("dry_run", False, "Print config, parameter count, shapes and memory; compile nothing.")
@@ -19,19 +22,23 @@ flags.DEFINE_bool("compilation_cache", True, "Keep compiled programs for the nex
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs one mode; returns the exit code."""
-    if len(argv) > 1:
-        raise ValueError(f"unexpected argument {argv[1]!r}; options begin with --")
-    if FLAGS.workdir is None and not FLAGS.dry_run:
-        raise ValueError("--workdir is missing; name a folder for the run, such as --workdir=runs/digits")
+    """Runs one mode; returns the exit code.
+
+    Raises:
+        ValueError: what cannot be meant, in one line.
+    """
+    if {"-h", "--help", "--helpfull"} & set(argv):
+        print(f"{__doc__}\n{FLAGS.module_help(sys.modules[__name__])}")
+        return 0
+    overrides = _parse_flags(argv)
     from diffax import loop, parallel
     from diffax.compile import enable_cache
-    from diffax.config import complete
+    from diffax.config import complete, override
 
+    config = complete(override(_config(), overrides))
     parallel.start_hosts()
     if FLAGS.compilation_cache:
         enable_cache()
-    config = complete(FLAGS.config)
     if FLAGS.dry_run:
         loop.dry_run(config)
     elif FLAGS.mode == "train":
@@ -43,71 +50,65 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def parse_flags(argv: Sequence[str]) -> list[str]:
-    """Loads the experiment file, fills in defaults, and lets the command line override them."""
-    from ml_collections import ConfigDict, config_flags
-
-    from diffax import config as configs
-
-    paths, argv = _take(argv, "--config")
-    workdir, _ = _take(argv, "--workdir")
-    mode, _ = _take(argv, "--mode")
-    if paths:
-        config = configs.plain(configs.load(paths[-1]))
-    elif workdir and mode[-1:] in (["sample"], ["eval"]):
-        from diffax.loop.workdir import read_config
-
-        config = read_config(workdir[-1])
-    elif any(arg in ("--help", "--helpfull", "-h") for arg in argv):
-        return FLAGS(argv)
-    else:
-        raise ValueError("--config is missing; name an experiment file, such as --config=experiments/digits.py")
-    for where in configs.SPECS:
-        names, _ = _take(argv, f"--config.{where}.name")
-        if names:
-            configs.rename(config, where, names[-1])
-    config_flags.DEFINE_config_dict("config", ConfigDict(configs.complete(config)), sys_argv=list(argv))
-    return FLAGS(list(argv))
-
-
-def _take(argv, flag):
-    """The values of a flag, in either of its spellings, and the arguments without it."""
-    values, rest, waiting = [], [], False
-    for arg in argv:
-        if waiting:
-            values.append(arg)
-            waiting = False
-        elif arg in (flag, flag[1:]):
-            waiting = True
-        elif arg.startswith((flag + "=", flag[1:] + "=")):
-            values.append(arg.partition("=")[2])
-        else:
-            rest.append(arg)
-    return values, rest
-
-
 def run() -> None:
     """Entry point of the command `diffax`: what the user got wrong is one line and exit code 2."""
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())  # a config may name functions there
     try:
-        code = main(parse_flags(sys.argv))
-    except Exception as error:
-        if not _speaks_of_input(error):
+        code = main(sys.argv)
+    except ValueError as error:
+        if not _is_ours(error):
             raise
-        message = error.args[0] if isinstance(error, KeyError) else error
-        print(f"diffax: {' '.join(str(message).split())}", file=sys.stderr)
+        print(f"diffax: {' '.join(str(error).split())}", file=sys.stderr)
         code = BAD_INPUT
     sys.exit(code)
 
 
-def _speaks_of_input(error):
-    """Whether diffax's own code raised a ValueError, or the flags' libraries anything: all else is a fault."""
+def _parse_flags(argv):
+    """Sets FLAGS; returns the overrides, [("section.option", "value")]."""
+    rest, overrides, waiting = [], [], None
+    for arg in argv:
+        name, equals, value = arg.lstrip("-").partition("=")
+        if waiting:
+            overrides.append((waiting, arg))
+            waiting = None
+        elif not (arg.startswith("-") and name.startswith("config.")):
+            rest.append(arg)
+        elif equals:
+            overrides.append((name.removeprefix("config."), value))
+        else:
+            waiting = name.removeprefix("config.")
+    if waiting:
+        raise ValueError(f"{waiting}: no value given; write --config.{waiting}=value")
+    try:
+        rest = FLAGS(rest)
+    except flags.Error as error:
+        raise ValueError(str(error)) from None
+    if len(rest) > 1:
+        raise ValueError(f"unexpected argument {rest[1]!r}; options begin with --")
+    if FLAGS.workdir is None and not FLAGS.dry_run:
+        raise ValueError("--workdir is missing; name a folder for the run, such as --workdir=runs/digits")
+    return overrides
+
+
+def _config():
+    """The config that the flags name: an experiment file's, or that of the run in the workdir."""
+    from diffax.config import load
+    from diffax.loop.workdir import read_config
+
+    if FLAGS.config is not None:
+        return load(FLAGS.config)
+    if FLAGS.workdir is not None and FLAGS.mode != "train":
+        return read_config(FLAGS.workdir)
+    raise ValueError("--config is missing; name an experiment file, such as --config=experiments/digits.py")
+
+
+def _is_ours(error):
+    """Whether diffax's own code raised it, in words for the user; one from elsewhere is a fault, with its traceback."""
     step = error.__traceback__
     while step.tb_next is not None:
         step = step.tb_next
-    origin = step.tb_frame.f_globals.get("__name__", "")
-    if origin.startswith(("ml_collections", "absl.flags")):
-        return True
-    return isinstance(error, ValueError) and (origin == "__main__" or origin.startswith("diffax"))
+    return step.tb_frame.f_globals.get("__name__", "").split(".")[0] in ("__main__", "diffax")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ def start_hosts() -> None:
             raise ValueError(
                 f"COORDINATOR_ADDRESS is set, so NUM_PROCESSES and PROCESS_ID must be whole numbers ({error})"
             ) from None
+        if not 0 <= index < count:
+            raise ValueError(f"PROCESS_ID {index} is not among the {count} of NUM_PROCESSES: use 0 to {count - 1}")
         jax.distributed.initialize(os.environ["COORDINATOR_ADDRESS"], count, index)
     elif (
         "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
@@ -97,15 +99,17 @@ def data_parallel(step: Step, mesh: Mesh, state_sharding: Any = None, **jit_opti
 
 
 def pmapped(step: Step, devices=None) -> Step:
-    """`step` under `jax.pmap`: (state, batch, keys) with the state as from `replicate`, batch and keys whole.
+    """`step` under `jax.pmap`: (state, batch, keys) with the state as from `replicate`, batch and keys this host's.
 
     `step` must take `axis_name` and average its gradients over it. Metrics come back from the first device.
+
+    Args:
+        devices: of this process only; None is every device of every process, the one way to span several.
     """
-    devices = jax.local_devices() if devices is None else devices
     mapped = jax.pmap(partial(step, axis_name=AXIS), axis_name=AXIS, devices=devices, donate_argnums=0)
 
     def call(state, batch, keys):
-        n = len(devices)
+        n = jax.local_device_count() if devices is None else len(devices)
         check_batch(len(keys), n)
         batch, keys = jax.tree.map(lambda a: a.reshape(n, a.shape[0] // n, *a.shape[1:]), (batch, keys))
         state, metrics = mapped(state, batch, keys)
@@ -115,9 +119,17 @@ def pmapped(step: Step, devices=None) -> Step:
 
 
 def replicate(tree: Any, devices=None) -> Any:
-    """A copy of `tree` for each device of a pmap, stacked along a new first axis."""
-    n = len(jax.local_devices() if devices is None else devices)
-    return jax.tree.map(lambda a: jnp.broadcast_to(a, (n, *jnp.shape(a))), tree)
+    """A copy of `tree` on each device of a pmap, this host's devices unless given, stacked along a new first axis."""
+    devices = jax.local_devices() if devices is None else devices
+    split = NamedSharding(Mesh(devices, (AXIS,)), PartitionSpec(AXIS))
+
+    def copies(a):
+        # on their devices from the start: pmap would have to move them, and all of them may not fit on one;
+        # and a new array for each, because the CPU backend borrows NumPy's memory instead of copying it
+        parts = [jax.device_put(np.array(a)[None], device) for device in devices]
+        return jax.make_array_from_single_device_arrays((len(devices), *jnp.shape(a)), split, parts)
+
+    return jax.tree.map(copies, tree)
 
 
 def unreplicate(tree: Any) -> Any:

@@ -88,6 +88,8 @@ def _mean_gradient(loss_fn, params, batch, keys, accumulate):
     value_and_grad = jax.value_and_grad(lambda params, batch, keys: jnp.mean(loss_fn(params, batch, keys)))
     if accumulate == 1:
         return value_and_grad(params, batch, keys)
+    if len(keys) % accumulate:
+        raise ValueError(f"a batch of {len(keys)} is not divisible by accumulate={accumulate}: use a multiple of it")
 
     def slices(a):
         # strided, so that each device of a mesh holds an equal part of every slice
@@ -145,7 +147,12 @@ def ema_decay(decay: float, warmup: bool = True) -> Decay:
     """The decay of a moving average: with warm-up min(decay, (1 + n)/(10 + n)) at step n, else constant."""
     if not warmup:
         return lambda step: jnp.float32(decay)
-    return lambda step: jnp.minimum(jnp.float32(decay), (1.0 + step) / (10.0 + step))
+
+    def warm(step):
+        n = jnp.asarray(step, jnp.float32)
+        return jnp.minimum(jnp.float32(decay), (1.0 + n) / (10.0 + n))
+
+    return warm
 
 
 def schedule(peak: float, warmup: int = 0, decay_steps: int = 0) -> optax.Schedule:

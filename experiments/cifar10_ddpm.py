@@ -1,7 +1,7 @@
 """DDPM on CIFAR-10, unconditional, with the paper's settings. The other CIFAR-10 experiments start from this one.
 
 Paper:    arXiv:2006.11239, Sec. 4 and App. B: 35.7M parameters, FID 3.17 after 800k steps.
-Prepare:  python -c "import tensorflow_datasets as tfds; tfds.builder('cifar10', file_format='array_record').download_and_prepare()"
+Prepare:  the command prints how, the first time.
 Command:  python -m diffax.main --config=experiments/cifar10_ddpm.py --workdir=runs/cifar10_ddpm
 Hardware: a TPU v3-8 and 36 hours in the paper.
 Reached:  not run.

@@ -327,6 +327,8 @@ def test_retention(tmp_path, open_manager, monkeypatch):
     m = open_manager(tmp_path, keep=1)
     checkpoint.save(m, 105, {"w": jnp.full(3, 105)})
     assert checkpoint.steps(m) == [105]
+    checkpoint.save(m, 15, {"w": jnp.full(3, 15)})
+    assert checkpoint.steps(m) == [15, 105]  # the step just written is never the one to go
 
 
 def test_a_step_is_written_once(directory, open_manager):

@@ -1,14 +1,16 @@
 """Batches for training: which examples step k sees, and what is done to them, is a pure function of (seed, k)."""
 
 import atexit
+import contextlib
 import functools
 import math
 import multiprocessing
+import multiprocessing.resource_tracker
 import os
 import signal
 import sys
 import threading
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -68,7 +70,7 @@ def batches(
         flags.FLAGS.mark_as_parsed()
         processes = grain.multiprocessing.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
         stream = stream.mp_prefetch(processes, worker_init_fn=_start_worker)
-    opened = _until_closed(stream)
+    opened = _until_closed(stream, workers)
     atexit.register(opened.close)  # workers that are left to the garbage collector at exit end in a page of complaints
     return opened
 
@@ -79,14 +81,15 @@ def examples(dataset: Dataset, indices: Sequence[int] | np.ndarray) -> Example:
     return {**raw, "x0": _normalize(raw["x0"], dataset.levels)}
 
 
-def _until_closed(stream: Iterable[Example]) -> Generator[Example, None, None]:
-    yield from stream
+def _until_closed(stream: Iterable[Example], workers: int) -> Generator[Example, None, None]:
+    iterator = iter(stream)
+    with _signals_held_back() if workers else contextlib.nullcontext():
+        first = next(iterator)  # grain starts all of its workers here
+    yield first
+    yield from iterator
 
 
 def _start_worker(worker: int, workers: int) -> None:
-    # A terminal's Ctrl-C and a scheduler's SIGTERM reach every process of a run; the trainer decides what becomes of it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # A trainer that was killed outright stops no workers, and they would wait for it forever.
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
@@ -96,6 +99,21 @@ def _leave_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """SIGINT and SIGTERM wait until the end of the block, and never reach the processes that are started in it.
+
+    A terminal's Ctrl-C and a scheduler's SIGTERM go to every process of a run, but it is the trainer that decides what
+    becomes of the run. A process inherits the blocked signals from the first instant on, before any code of its own.
+    """
+    multiprocessing.resource_tracker.ensure_running()  # where it is started later, it unblocks them again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _check_fit(dataset: Dataset, batch_size: int, flip: bool, dequantize: bool, host: int, hosts: int) -> None:

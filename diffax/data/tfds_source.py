@@ -14,7 +14,7 @@ _LEVELS = {"uint8": 256, "uint16": 65536, "bool": 2, "float32": 0}
 
 
 def tfds(
-    name: str,
+    dataset: str,
     split: str = "train",
     data_dir: str | None = None,
     image_key: str = "image",
@@ -26,7 +26,7 @@ def tfds(
     Nothing is ever downloaded: a data set that has not been prepared is an error that says how to prepare it.
 
     Args:
-      name: "cifar10", "mnist:3.0.1", "cats_vs_dogs", ...
+      dataset: "cifar10", "mnist:3.0.1", "cats_vs_dogs", ...
       split: "train", "test", ..., or a part of one: "train[:80%]".
       data_dir: where the prepared data sets are; None = tfds's own default.
       image_key, label_key: the features that become x0 and label; label_key=None for no classes.
@@ -40,10 +40,10 @@ def tfds(
 
     if size is not None:
         check_integers(1, size=size)
-    builder = _builder(tensorflow_datasets, name, data_dir)
-    records = _records(builder, name, split, data_dir)
-    shape, levels = _image_facts(builder.info.features, name, image_key, size)
-    num_classes = _num_classes(builder.info.features, name, label_key)
+    builder = _builder(tensorflow_datasets, dataset, data_dir)
+    records = _records(builder, dataset, split, data_dir)
+    shape, levels = _image_facts(builder.info.features, dataset, image_key, size)
+    num_classes = _num_classes(builder.info.features, dataset, label_key)
     read = functools.partial(_read, records=records, image_key=image_key, label_key=label_key, size=size)
     return Dataset(Source(len(records), read), shape=shape, num_classes=num_classes, levels=levels)
 
@@ -51,16 +51,16 @@ def tfds(
 def _builder(tensorflow_datasets: Any, name: str, data_dir: str | None) -> Any:
     if re.match(r"\w+:[a-z]", name):
         raise ValueError(
-            f"name={name!r}: tfds fetches the data sets of other hubs over the network; give one of its own"
+            f"dataset={name!r}: tfds fetches the data sets of other hubs over the network; give one of its own"
         )
     try:
         return tensorflow_datasets.builder(name, data_dir=data_dir)
     except tensorflow_datasets.core.DatasetNotFoundError as error:
         near = difflib.get_close_matches(name, re.findall(r"^\s*- (\w+)$", str(error), re.MULTILINE))
         hint = f"did you mean {' or '.join(near)}?" if near else "its names are in the catalog of TensorFlow Datasets"
-        raise ValueError(f"name={name!r}: tfds has no such data set; {hint}") from None
+        raise ValueError(f"dataset={name!r}: tfds has no such data set; {hint}") from None
     except Exception as error:  # a version or a configuration that there is not, a malformed name: each its own type
-        raise ValueError(f"name={name!r}: {_one_line(error)}; give name, name:version or name/config") from None
+        raise ValueError(f"dataset={name!r}: {_one_line(error)}; give name, name:version or name/config") from None
 
 
 def _records(builder: Any, name: str, split: str, data_dir: str | None) -> Any:
@@ -71,13 +71,13 @@ def _records(builder: Any, name: str, split: str, data_dir: str | None) -> Any:
     except Exception as error:
         if not builder.is_prepared():
             raise ValueError(
-                f"name={name!r}: not prepared in {builder.data_dir}; prepare it once with: {_command(name, data_dir)}"
+                f"dataset={name!r}: not prepared in {builder.data_dir}; prepare it with: {_command(name, data_dir)}"
             ) from None
         formats = sorted(form.value for form in builder.info.available_file_formats())
         if "array_record" not in formats:
             other = f"{data_dir or '~/tensorflow_datasets'}/array_record"
             raise ValueError(
-                f"name={name!r}: {builder.data_dir} has it as {', '.join(formats)}, only array_record can be read at"
+                f"dataset={name!r}: {builder.data_dir} has it as {', '.join(formats)}, only array_record can be read at"
                 f" random; set data_dir={other!r} and prepare it there with: {_command(name, other)}"
             ) from None
         splits = ", ".join(builder.info.splits)

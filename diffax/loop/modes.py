@@ -1,7 +1,6 @@
 """The launcher's modes besides training: sampling and evaluating a trained run, and the dry run."""
 
 import io
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from diffax import build, report
 from diffax import config as configs
-from diffax.loop import evaluation, pictures, sampling, training, workdir
+from diffax.loop import checks, evaluation, pictures, sampling, training, workdir
 
 
 def sample(config: Mapping, folder: str | os.PathLike) -> Path:
@@ -62,8 +61,8 @@ def restored(config: Mapping, folder: str | os.PathLike):
     different = configs.difference(workdir.read_config(folder), config)
     if different:
         raise ValueError(f"config differs from the one that {folder} was trained with: {'; '.join(different)}")
-    experiment = build.experiment(config)
-    sampling.wanted_labels(experiment, config["sample"]["labels"], 1)
+    workdir.writable(folder)
+    experiment = checks.experiment(config)
     run = training.place(experiment, training.initial_state(experiment))
     manager = checkpoint.manager(Path(folder).absolute() / "checkpoints")
     found = checkpoint.restore(manager, run.target)
@@ -74,12 +73,12 @@ def restored(config: Mapping, folder: str | os.PathLike):
 
 
 def dry_run(config: Mapping) -> None:
-    """Prints the complete config, the parameter count, shapes and an estimate of memory; compiles nothing."""
-    experiment = build.experiment(config)
-    state = training.initial_state(experiment)
-    parameters = sum(int(leaf.size) for leaf in jax.tree.leaves(state.params))
+    """Prints the complete config, the parameter count, shapes and an estimate of memory, all without computing."""
+    experiment = checks.experiment(config)
+    state = jax.eval_shape(lambda: training.initial_state(experiment))
+    parameters = training.parameter_count(state.params)
     batch = -(-config["train"]["batch_size"] // (jax.device_count() * config["train"]["accumulate"]))
-    print(json.dumps(config, indent=2))
+    print(report.to_json(config))
     print(f"data         {len(experiment.dataset.source)} examples of shape {experiment.dataset.shape}")
     print(f"parameters   {parameters:,}")
     print(f"state        {_megabytes(state)} MB (parameters, averages, optimizer)")
@@ -90,10 +89,9 @@ def dry_run(config: Mapping) -> None:
 def _activation_megabytes(experiment, state, batch):
     """The size of what the backward pass reads: the residuals of the loss, from shapes alone."""
     loss_fn = build.loss(experiment, sampling.network_apply(experiment.network))
-    x0 = jnp.zeros((batch, *experiment.dataset.shape))
-    example = {"x0": x0, "label": jnp.zeros(batch, jnp.int32)}
 
     def residuals(params):
+        example = {"x0": jnp.zeros((batch, *experiment.dataset.shape)), "label": jnp.zeros(batch, jnp.int32)}
         keys = jax.random.split(jax.random.key(0), batch)
         return jax.vjp(lambda params: loss_fn(params, example, keys), params)[1]
 

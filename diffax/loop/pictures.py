@@ -71,6 +71,4 @@ def write_report(experiment: build.Experiment, state: TrainState, folder: Path) 
 
 
 def _caption(options):
-    return (
-        f"step {step}, seed {options['seed']}, guidance {options['guidance']['scale']:g}, {options['sampler']['name']}"
-    )
+    return f"seed {options['seed']}, guidance {options['guidance']['scale']:g}, {options['sampler']['name']}"

@@ -1,5 +1,6 @@
 """Training: the loop around `train_step`."""
 
+import contextlib
 import os
 import sys
 import threading
@@ -49,27 +50,36 @@ def train(config: Mapping, folder: str | os.PathLike) -> int:
     parallel.check_batch(options["batch_size"], jax.device_count(), options["accumulate"])
     experiment = build.experiment(config)
     folder = workdir.prepare(folder, config)
-    with workdir.stop_signals() as stopped, checkpoint.lock(folder):
+    lock = checkpoint.lock(folder) if jax.process_index() == 0 else contextlib.nullcontext()
+    with workdir.stop_signals() as stopped, lock:
         keep = dict(keep=options["keep"], keep_every=options["keep_every"] or None)
         manager = _in_background(partial(checkpoint.manager, folder / "checkpoints", **keep))
         fresh = initial_state(experiment)
         run, draw = place(experiment, fresh), sampling.generator(experiment)
-        found = checkpoint.restore(manager(), run.target) if (folder / "checkpoints").exists() else None
-        start, state = found or (0, fresh)
-        del fresh, found
-        if start:
-            print(f"resuming at step {start} of {options['steps']}", file=sys.stderr, flush=True)
-        if start < options["steps"]:
-            show = lambda state: _show(experiment, run.whole(state), folder, draw)  # noqa: E731
-            save = lambda step, state, wait=False: checkpoint.save(manager(), step, run.whole(state), wait=wait)  # noqa: E731
-            state, step = _steps(experiment, run, run.place(state), start, folder, stopped, save, show)
-            save(step, state, wait=True)
-            state = run.whole(state)
-        else:
+        try:
+            found = checkpoint.restore(manager(), run.target) if (folder / "checkpoints").exists() else None
+            start, state = found or (0, fresh)
+            del fresh, found
+            if start:
+                print(f"resuming at step {start} of {options['steps']}", file=sys.stderr, flush=True)
             step = start
-        checkpoint.close(manager())
+            if start < options["steps"]:
+
+                def save(step, state, wait=False):
+                    checkpoint.save(manager(), step, run.whole(state), wait=wait)
+
+                def show(state):
+                    _show(experiment, _on_this_host(run.whole(state)), folder, draw)
+
+                state, step = _steps(experiment, run, run.place(state), start, folder, stopped, save, show)
+                save(step, state, wait=True)
+                state = run.whole(state)
+        finally:
+            checkpoint.close(manager())  # the save in flight would be lost at exit
+        state = _on_this_host(state)
         if step < options["steps"]:
-            pictures.write_report(experiment, state, folder)
+            if jax.process_index() == 0:
+                pictures.write_report(experiment, state, folder)
             print(f"stopped and saved at step {step}; the same command goes on", file=sys.stderr, flush=True)
             return STOPPED
         _finish(experiment, state, folder, draw)
@@ -81,10 +91,10 @@ def _steps(experiment, run, state, start, folder, stopped, save, show):
     options = experiment.config["train"]
     every = lambda step, name: options[name] and step % options[name] == 0  # noqa: E731
     pending = None
-    with (
-        report.open_writer(folder / "metrics.jsonl", start, tensorboard=options["tensorboard"]) as writer,
-        report.progress(options["steps"], start) as bar,
-    ):
+    first_host = jax.process_index() == 0
+    rows = partial(report.open_writer, folder / "metrics.jsonl", start, tensorboard=options["tensorboard"])
+    silent = report.Writer(lambda step, values: None, lambda: None)
+    with rows() if first_host else silent as writer, report.progress(options["steps"], start) as bar:
 
         def record(step, metrics):
             # read one step late, while the device is already at work on the next
@@ -104,7 +114,7 @@ def _steps(experiment, run, state, start, folder, stopped, save, show):
             if pending:
                 record(*pending)
             pending = step, metrics
-            last = step == options["steps"] or stopped()
+            last = step == options["steps"] or stopped(step)
             if last or every(step, "checkpoint_every") or every(step, "sample_every"):
                 record(*pending)  # a checkpoint never outruns its rows
                 pending = None
@@ -157,6 +167,15 @@ def place(experiment: build.Experiment, state: TrainState) -> Run:
 
     jitted = parallel.data_parallel(step, mesh, shardings, compiler_options=compiler_options())
     return Run(jitted, partial(_onto, shardings), lambda state: state, target, _batches(experiment, mesh))
+
+
+def _on_this_host(state):
+    """A state whose arrays this host can read whole: as it is, unless several hosts share them."""
+    if jax.process_count() == 1:
+        return state
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(state, tiled=True)
 
 
 def _onto(shardings, state):

@@ -3,28 +3,25 @@
 import contextlib
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import jax
+
 from diffax import config as configs
-from diffax import report
+from diffax import manifest, report
+
+STOPPED = 3  # exit code
 
 
 def prepare(workdir: str | os.PathLike, config: Mapping) -> Path:
     """Makes the workdir and writes `config.json`, or holds `config` against the one that is there.
 
     Raises:
-        ValueError: the folder cannot be written, or its config differs in a field that an update depends on.
+        ValueError: the folder cannot be written, its config differs in a field that an update depends on, or more
+            steps are done than `config` asks for.
     """
-    workdir = Path(workdir).absolute()
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / ".write_test"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ValueError(f"workdir: cannot write to {workdir}: {error.strerror}; choose another folder") from None
+    workdir = writable(workdir)
     file = workdir / "config.json"
     if file.exists():
         different = configs.difference(report.read_json(file), config)
@@ -33,7 +30,27 @@ def prepare(workdir: str | os.PathLike, config: Mapping) -> Path:
                 f"config differs from the one that {workdir} was begun with: {'; '.join(different)}. "
                 "Choose another --workdir, or set these back"
             )
+    done, steps = max(manifest.finished(workdir / "checkpoints"), default=0), config["train"]["steps"]
+    if done > steps:
+        raise ValueError(f"train.steps: {steps} is less than the {done} steps done in {workdir}; give {done} or more")
     report.write_json(file, config)
+    return workdir
+
+
+def writable(workdir: str | os.PathLike) -> Path:
+    """Makes the workdir if it is not there; returns its absolute path.
+
+    Raises:
+        ValueError: it cannot be made, or nothing can be written in it.
+    """
+    workdir = Path(workdir).absolute()
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / f".write_test.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"workdir: cannot write to {workdir}: {error.strerror}; choose another folder") from None
     return workdir
 
 
@@ -50,19 +67,50 @@ def read_config(workdir: str | os.PathLike) -> dict:
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Turns the first SIGTERM or SIGINT into a flag that the loop reads between steps; a second SIGINT interrupts."""
-    received = []
+def stop_signals() -> Iterator[Callable[[int], bool]]:
+    """A function (step) -> whether to stop after it: SIGTERM or SIGINT came. A second SIGINT interrupts at once.
+
+    Several hosts agree on the step, through JAX's preemption service, which itself listens for SIGTERM.
+    """
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        yield multihost_utils.reached_preemption_sync_point
+        return
+    received: list[int] = []
 
     def note(number, frame):
         if received and number == signal.SIGINT:
             raise KeyboardInterrupt
         received.append(number)
-        print(f"{signal.Signals(number).name}: stopping after this step, saving", file=sys.stderr, flush=True)
+        _say(f"{signal.Signals(number).name}: stopping after this step, saving")
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    with _handled_by(note):
+        yield lambda step: bool(received)
+
+
+@contextlib.contextmanager
+def signals_end_at_once() -> Iterator[None]:
+    """Within, SIGTERM and SIGINT exit with code 3: for work after the last step, which the next launch does again."""
+
+    def leave(number, frame):
+        _say(f"{signal.Signals(number).name}: all steps are done and saved; the same command goes on")
+        raise SystemExit(STOPPED)
+
+    with _handled_by(leave):
+        yield
+
+
+@contextlib.contextmanager
+def _handled_by(handler):
+    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield lambda: bool(received)
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def _say(message):
+    # not print: a handler may run in the middle of another print, which Python refuses to nest
+    os.write(2, f"{message}\n".encode())

@@ -72,7 +72,7 @@ class DDPM(Process):
     def time(self, nsr):
         """The inverse of `nsr`: the table read backwards."""
         log_nsr = jnp.log(nsr)
-        i = jnp.clip(jnp.searchsorted(self.log_nsr, log_nsr, side="right") - 1, 0, self.steps - 2)
+        i = jnp.clip(jnp.searchsorted(self.log_nsr, log_nsr, side="right", method="compare_all") - 1, 0, self.steps - 2)
         low, high = self.log_nsr[i], self.log_nsr[i + 1]
         return i.astype(log_nsr.dtype) + (log_nsr - low) / (high - low)
 

@@ -1,0 +1,78 @@
+"""Ranges of numbers in a config, and values that must fit each other."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from diffax import build
+
+_INFINITE = ("sigma_hi", "s_max", "clip")
+_SIGNED = ("mean", "bias", "labels")
+_AT_LEAST_1 = tuple(
+    "n steps batch_size accumulate log_every keep max_nonfinite channels features multipliers blocks groups".split()
+)
+_POSITIVE = tuple("learning_rate clip lo hi rho sigma_data sigma_min sigma_max beta_max std gamma shift".split())
+_SHARE = ("drop", "dropout", "eta", "variance", "decays")  # in [0, 1]
+
+
+def check_range(where: str, value: Any, users_own: bool = False) -> None:
+    """Refuses numbers that cannot be meant; what is allowed is told by the option's name.
+
+    Args:
+        users_own: it is an option of a function from outside the library, whose range only that function knows.
+
+    Raises:
+        ValueError: the field, its value, and what is allowed.
+    """
+    for one in value if isinstance(value, tuple) else (value,):
+        if isinstance(one, (int, float)) and not isinstance(one, bool):
+            expected = _expected(where.rpartition(".")[2], one, users_own)
+            if expected:
+                raise ValueError(f"{where}: {one} is not allowed, expected {expected}")
+
+
+def check_together(full: Mapping) -> None:
+    """Refuses values of a complete config that are unknown names or do not fit each other.
+
+    Raises:
+        ValueError: the field, its value, and what is allowed.
+    """
+    _check_choice("train.parallel", full["train"]["parallel"], ("mesh", "fsdp", "pmap"))
+    dtype = full["network"].get("dtype")
+    if dtype is not None:
+        _check_choice("network.dtype", dtype, ("float32", "bfloat16", "float16"))
+    _check_choice("sample.ema", full["sample"]["ema"], ("", "none", *map(str, full["ema"]["decays"])))
+    for name in full["eval"]["metrics"]:
+        if ":" in name:
+            build.find("metric", name, "eval.metrics")
+        else:
+            _check_choice("eval.metrics", name, build.choices("metric"))
+    warmup, decay = full["optimizer"]["warmup"], full["optimizer"]["decay_steps"]
+    if decay and warmup >= decay:
+        raise ValueError(
+            f"optimizer.warmup: {warmup} is not allowed, expected less than optimizer.decay_steps, which is {decay}"
+        )
+
+
+def _check_choice(where, value, choices):
+    if value not in choices:
+        raise ValueError(
+            f"{where}: {value!r} is unknown{build.unknown(str(value), [choice for choice in choices if choice])}"
+        )
+
+
+def _expected(name, value, users_own):
+    """What is expected of an option instead of `value`; None if nothing is wrong."""
+    if math.isnan(value) or (math.isinf(value) and not users_own and not (value > 0 and name in _INFINITE)):
+        return "a finite number"
+    if users_own:
+        return None
+    if name in _AT_LEAST_1 and value < 1:
+        return "at least 1"
+    if name in _POSITIVE and value <= 0:
+        return "more than 0"
+    if name in _SHARE and not 0 <= value <= 1:
+        return "a number from 0 to 1"
+    if value < 0 and name not in _SIGNED:
+        return "0 or more"
+    return None

@@ -1,0 +1,130 @@
+"""The sections of a config: records with their defaults, and specs, whose defaults are those of the named function."""
+
+import math
+from typing import NamedTuple
+
+
+class Pipeline(NamedTuple):
+    """How examples become batches: random horizontal flips, uniform dequantization, loader processes."""
+
+    flip: bool = False
+    dequantize: bool = False
+    workers: int = 0
+
+
+class Loss(NamedTuple):
+    """Whether the network is told the class, and how often it is told nothing, for guidance."""
+
+    conditional: bool = False
+    drop: float = 0.1
+
+
+class Optimizer(NamedTuple):
+    """The learning rate and its warm-up in steps, the step at which a cosine brings it to 0 (0: never), clipping."""
+
+    learning_rate: float = 2e-4
+    warmup: int = 0
+    decay_steps: int = 0
+    clip: float = 1.0
+
+
+class Averages(NamedTuple):
+    """Moving averages of the parameters. Sampling uses `sample.ema`, the first unless told otherwise."""
+
+    decays: tuple[float, ...] = (0.9999,)
+    warmup: bool = True
+
+
+class Train(NamedTuple):
+    """The run: sizes, devices ("mesh", "fsdp" or "pmap"), and how often, in steps, things are written (0: never)."""
+
+    steps: int = 1000
+    batch_size: int = 64
+    accumulate: int = 1
+    parallel: str = "mesh"
+    log_every: int = 50
+    checkpoint_every: int = 1000
+    sample_every: int = 1000
+    keep: int = 3
+    keep_every: int = 0
+    max_nonfinite: int = 10
+    tensorboard: bool = False
+
+
+class Sample(NamedTuple):
+    """Samples: their number, the batch, the seed, the average used ("": the first, "none": the raw parameters).
+
+    `labels` are asked for in turn, all classes where empty.
+    """
+
+    n: int = 64
+    batch_size: int = 64
+    seed: int = 0
+    ema: str = ""
+    labels: tuple[int, ...] = ()
+
+
+class Guidance(NamedTuple):
+    """Classifier-free guidance and its interval of noise levels."""
+
+    scale: float = 1.0
+    sigma_lo: float = 0.0
+    sigma_hi: float = math.inf
+
+
+class Evaluation(NamedTuple):
+    """What is measured of `n` samples, and whether training ends with it."""
+
+    n: int = 1000
+    batch_size: int = 250
+    seed: int = 1
+    metrics: tuple[str, ...] = ("pixel_frechet",)
+    after_training: bool = True
+
+
+RECORDS = {
+    "pipeline": Pipeline,
+    "loss": Loss,
+    "optimizer": Optimizer,
+    "ema": Averages,
+    "train": Train,
+    "sample": Sample,
+    "sample.guidance": Guidance,
+    "eval": Evaluation,
+}
+
+# section -> the kind of function that its `name` is looked up among, by `diffax.build`
+SPECS = {
+    "data": "data",
+    "process": "process",
+    "prediction": "prediction",
+    "network": "network",
+    "loss.time": "time",
+    "loss.weight": "weight",
+    "optimizer": "optimizer",
+    "sample.sampler": "sampler",
+    "sample.grid": "grid",
+}
+NAMES = {
+    "loss.time": "uniform",
+    "loss.weight": "unit",
+    "optimizer": "adam",
+    "sample.sampler": "ddim",
+    "sample.grid": "uniform_time",
+}
+GRID_LEVELS = 50  # of a grid that is told no `n`
+
+# what may change between two launches on one workdir: nothing that an update depends on
+FREE = (
+    "train.steps",
+    "train.log_every",
+    "train.sample_every",
+    "train.checkpoint_every",
+    "train.keep",
+    "train.keep_every",
+    "train.tensorboard",
+    "train.max_nonfinite",
+    "pipeline.workers",
+    "sample",
+    "eval",
+)

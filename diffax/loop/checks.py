@@ -1,0 +1,62 @@
+"""An experiment, built and refused if its parts do not fit each other, before anything is compiled."""
+
+import importlib.util
+from collections.abc import Mapping
+
+import jax
+
+from diffax import build, parallel
+from diffax.loop import sampling
+
+
+def experiment(config: Mapping) -> build.Experiment:
+    """Builds the experiment of a complete config, and checks what only its parts together can tell.
+
+    Raises:
+        ValueError: the field, its value, and what is allowed.
+    """
+    train = config["train"]
+    try:
+        parallel.check_batch(train["batch_size"], jax.device_count(), train["accumulate"])
+    except ValueError as error:
+        raise ValueError(f"train.{error}") from None
+    if train["tensorboard"] and importlib.util.find_spec("tensorboardX") is None:
+        raise ValueError('train.tensorboard: True needs tensorboardX, which is missing: pip install "diffax[tb]"')
+    built = build.experiment(config)
+    _check_data(built)
+    _check_classes(built)
+    _check_times(built)
+    return built
+
+
+def _check_data(experiment):
+    config, dataset = experiment.config, experiment.dataset
+    name, pipeline = config["data"]["name"], config["pipeline"]
+    if not len(dataset.source):
+        raise ValueError(f"data: {name} has no examples; give a data set with at least one")
+    if pipeline["flip"] and len(dataset.shape) < 3:
+        raise ValueError(f"pipeline.flip: True needs images, {name} has shape {dataset.shape}; set it to False")
+    if pipeline["dequantize"] and not dataset.levels:
+        raise ValueError(f"pipeline.dequantize: True needs integer values, {name} has floats; set it to False")
+
+
+def _check_classes(experiment):
+    config = experiment.config
+    sampling.wanted_labels(experiment, config["sample"]["labels"], 1)
+    if "classifier_agreement" in config["eval"]["metrics"] and experiment.null_label is None:
+        raise ValueError(
+            "eval.metrics: 'classifier_agreement' needs loss.conditional=True and a data set with classes; leave it out"
+        )
+
+
+def _check_times(experiment):
+    """Draws training times and weights in the abstract: a distribution may not fit the process."""
+    config, process = experiment.config["loss"], experiment.process
+    sample_time = build.make("time", config["time"], "loss.time")
+    weight = build.make("weight", config["weight"], "loss.weight")
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
+    try:
+        times = jax.eval_shape(lambda keys: sample_time(process, keys), keys)
+    except ValueError as error:
+        raise ValueError(f"loss.time: {error}") from None
+    jax.eval_shape(lambda t: weight(process, experiment.prediction, t), times)
