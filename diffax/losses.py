@@ -64,7 +64,8 @@ def discrete(n: int | None = None) -> TimeSampler:
                 f"discrete(n={n}) needs n of at least 2 for {type(process).__name__}, which has no steps of its own"
             )
         i = jax.vmap(lambda key: jax.random.randint(key, (), 0, count))(keys)
-        return _spread(process, i.astype(jnp.result_type(float)) / (count - 1))
+        gap = (process.t_max - process.t_min) / (count - 1)  # 1 for a DDPM: its t are whole numbers
+        return process.t_min + gap * i.astype(jnp.result_type(float))
 
     return sample
 

@@ -49,7 +49,8 @@ def ddim(
 
     def step(x, i, s, r):
         x0 = denoise(x, s)
-        kept = r * jnp.sqrt((1.0 - eta**2) + (eta * r / s) ** 2)  # √(r² - drawn²), with nothing to cancel
+        share = eta * jnp.where(r > 0, r, s) / s  # a share of 0 has no derivative where eta is 1
+        kept = r * jnp.sqrt((1.0 - eta**2) + share**2)  # √(r² - drawn²), with nothing to cancel
         drawn = eta * r * jnp.sqrt((1.0 - r / s) * (1.0 + r / s))
         return x0 + (kept / s) * (x - x0) + drawn * _noise(keys, i, x), x0
 
@@ -99,16 +100,18 @@ def heun(
     n = len(sigmas) - 1
 
     def step(x, i, s, r):
-        most = jnp.minimum(churn / n, 2.0**0.5 - 1.0)
-        gamma = jnp.where((s_min <= s) & (s <= s_max), most, 0.0)
-        up = s * (1.0 + gamma)
-        x = x + s_noise * s * jnp.sqrt(gamma * (2.0 + gamma)) * _noise(keys, i, x)
+        gamma = jnp.minimum(churn / n, 2.0**0.5 - 1.0)
+        churned = (s_min <= s) & (s <= s_max)
+        up = jnp.where(churned, s * (1.0 + gamma), s)
+        added = jnp.where(churned, s_noise * s * jnp.sqrt(gamma * (2.0 + gamma)), 0.0)
+        x = x + added * _noise(keys, i, x)
         x0 = denoise(x, up)
         slope = (x - x0) / up
         euler = x + (r - up) * slope
 
         def correct(euler):
-            return x + (r - up) * 0.5 * (slope + (euler - denoise(euler, r)) / r)
+            level = jnp.where(r > 0, r, up)  # under vmap both branches run: the one not taken must be finite too
+            return x + (level - up) * 0.5 * (slope + (euler - denoise(euler, level)) / level)
 
         return jax.lax.cond(r > 0, correct, lambda euler: euler, euler), x0
 
@@ -156,7 +159,8 @@ def at_times(process, ts: Array) -> Sigmas:
 
 def uniform_time(process, n: int) -> Sigmas:
     """Sigmas [n + 1]: the levels at n times from t_max to t_min, evenly spaced, then 0; a DDPM's own steps at n = T."""
-    return at_times(process, process.t_max + _ramp(n) * (process.t_min - process.t_max))
+    ramp = _ramp(n)
+    return at_times(process, (1.0 - ramp) * process.t_max + ramp * process.t_min)  # exact at both ends
 
 
 def init_noise(keys: Array, shape: tuple[int, ...], sigma: float | Array) -> Array:

@@ -24,7 +24,7 @@ def get_config(mode: str = "full") -> ConfigDict:
         drop=0.1,
     )
     config.network = dict(
-        name="UNet", channels=32, multipliers=(1, 2), blocks=1, attention=(4,), groups=8, adaptive=True, dropout=0.0
+        name="UNet", channels=16, multipliers=(1, 2), blocks=1, attention=(4,), groups=4, adaptive=True
     )
     config.optimizer = dict(name="adam", learning_rate=2e-3, warmup=50, decay_steps=1500, clip=1.0)
     config.ema = dict(decays=(0.99,))
@@ -35,11 +35,10 @@ def get_config(mode: str = "full") -> ConfigDict:
         batch_size=100,
         sampler=dict(name="dpmpp_2m"),
         grid=dict(name="karras", n=20, lo=0.01, hi=40.0),
-        guidance=dict(scale=2.0),
+        guidance=dict(scale=1.5),
     )
     config.eval = dict(n=1000, batch_size=100, metrics=("classifier_agreement", "pixel_frechet"))
     if mode == "quick":
-        config.network.update(channels=16, groups=4)
         config.optimizer.update(decay_steps=200)
         config.train.update(steps=200, checkpoint_every=20, sample_every=100)
         config.eval.update(n=100)

@@ -126,28 +126,52 @@ SAMPLERS = {
 GUIDANCES = {
     "cfg": lambda cond, uncond: guidance.cfg(cond, uncond, 3.0),
     "cfg_interval": lambda cond, uncond: guidance.cfg(cond, uncond, 3.0, sigma_lo=0.3, sigma_hi=3.0),
-    "cfg_per_example": lambda cond, uncond: guidance.cfg(cond, uncond, jnp.float32(2.0)),
+    "batched_cfg": lambda cond, uncond: _batched_cfg(cond, uncond, 3.0),
 }
 
-# name -> (weight, the weight of the squared error of x0 that it stands for, of nsr alone; None: see its own test)
+# name -> (weight, the weight of the squared error of x0 that it stands for: of nsr and the rate at which -logsnr
+# passes the whole of its span, -(t_max - t_min)·d logsnr/dt; None where it rests on what is predicted)
 WEIGHTS = {
     "unit": (losses.unit, None),
-    "eps": (losses.eps, lambda nsr: nsr**-2.0),
-    "elbo": (losses.elbo, None),
-    "min_snr": (losses.min_snr, lambda nsr: np.minimum(nsr**-2.0, 5.0)),
-    "p2": (partial(losses.p2, k=0.7, gamma=0.5), lambda nsr: nsr**-2.0 / np.sqrt(0.7 + nsr**-2.0)),
-    "edm": (losses.edm, lambda nsr: (nsr**2 + 0.25) / (0.5 * nsr) ** 2),
-    "sigmoid": (partial(losses.sigmoid, bias=-1.0), None),
+    "eps": (losses.eps, lambda nsr, rate: nsr**-2.0),
+    "elbo": (losses.elbo, lambda nsr, rate: 0.5 * rate * nsr**-2.0),
+    "min_snr": (losses.min_snr, lambda nsr, rate: np.minimum(nsr**-2.0, 5.0)),
+    "p2": (partial(losses.p2, k=0.7, gamma=0.5), lambda nsr, rate: nsr**-2.0 / np.sqrt(0.7 + nsr**-2.0)),
+    "edm": (losses.edm, lambda nsr, rate: (nsr**2 + 0.5**2) / (nsr * 0.5) ** 2),
+    "sigmoid": (partial(losses.sigmoid, bias=-1.0), lambda nsr, rate: 0.5 * rate / (nsr**2 + np.e)),
 }
 
-# name -> (time sampler, its distribution function of u = (t - t_min)/(t_max - t_min), or of ln nsr; None: neither)
+# name -> (time sampler, its distribution function of (process, t), up to the steps of a discrete one)
 TIMES = {
-    "uniform": losses.uniform,
-    "stratified": losses.stratified,
-    "lognormal": losses.lognormal,
-    "logit_normal": losses.logit_normal,
-    "discrete": partial(losses.discrete, 50),
+    "uniform": (losses.uniform, lambda process, t: _share(process, t)),
+    "stratified": (losses.stratified, lambda process, t: _share(process, t)),
+    "lognormal": (losses.lognormal, lambda process, t: _normal_cdf((jnp.log(process.nsr(t)) + 1.2) / 1.2)),
+    "logit_normal": (losses.logit_normal, lambda process, t: _normal_cdf(_logit(_share(process, t)))),
+    "discrete": (partial(losses.discrete, 100), lambda process, t: _share(process, t) * 0.99 + 0.005),
 }
+
+
+def _batched_cfg(cond, uncond, scale):
+    def either(x, sigma, is_cond):
+        return jnp.where(expand(is_cond, x), cond(x, sigma), uncond(x, sigma))
+
+    def denoise(x, sigma):
+        yes = jnp.ones(len(x), bool)
+        return guidance.batched_cfg(either, yes, ~yes, scale)(x, sigma)
+
+    return denoise
+
+
+def _share(process, t):
+    return (t - process.t_min) / (process.t_max - process.t_min)
+
+
+def _logit(u):
+    return jnp.log(u) - jnp.log1p(-u)
+
+
+def _normal_cdf(z):
+    return 0.5 * jax.lax.erfc(-z / 2**0.5)
 
 
 class Mixture(NamedTuple):
@@ -194,8 +218,10 @@ def posterior(data, x_t, alpha, sigma):
     alpha, sigma = alpha[:, None], sigma[:, None]
     total = (alpha * stds) ** 2 + sigma**2  # [n, k]
     apart = flat[:, None, :] - alpha[..., None] * means
-    log_p = jnp.log(weights) - 0.5 * jnp.sum(apart**2, -1) / total - 0.5 * flat.shape[1] * jnp.log(total)
-    p = jax.nn.softmax(log_p, axis=-1)[..., None]
+    p = jnp.ones((1, 1, 1), x_t.dtype)
+    if len(weights) > 1:  # a Gaussian is spared the compilation of what is 1
+        log_p = jnp.log(weights) - 0.5 * jnp.sum(apart**2, -1) / total - 0.5 * flat.shape[1] * jnp.log(total)
+        p = jax.nn.softmax(log_p, axis=-1)[..., None]
     x0 = jnp.sum(p * (means + (alpha * stds**2 / total)[..., None] * apart), axis=1)
     eps = jnp.sum(p * (sigma / total)[..., None] * apart, axis=1)
     return x0.reshape(x_t.shape), eps.reshape(x_t.shape)

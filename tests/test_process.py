@@ -108,14 +108,22 @@ def test_gradients_equal_differences(process_name):
 
 @pytest.mark.parametrize("process_name", PROCESSES)
 def test_bisection_equals_the_closed_form(process_name):
-    for bits, rtol in ((64, 1e-9), (32, 2e-3)):
-        with precision(bits):
-            process = jax.tree.map(lambda a: jnp.asarray(a, f"float{bits}"), PROCESSES[process_name]())
-            nsr = jnp.asarray(levels(process, 9)[1:-1] * 1.01, f"float{bits}")
-            generic, closed = by_bisection(process, nsr)
-        for found, expected in zip(jax.tree.leaves(generic), jax.tree.leaves(closed)):
-            scale = np.abs(expected).max()
-            np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol * 1e-3 * scale)
+    with precision(64):
+        process = jax.tree.map(jnp.asarray, PROCESSES[process_name]())
+        generic, closed = by_bisection(process, jnp.asarray(levels(process, 9)[1:-1] * 1.01))
+    for found, expected in zip(jax.tree.leaves(generic), jax.tree.leaves(closed)):
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", ["vp", "cosine", "flow", "trigonometric"])
+def test_bisection_in_float32(name):
+    with precision(64):
+        exact = PROCESSES[name]()
+        nsr = levels(exact, 25)
+        expected = exact.time(jnp.asarray(nsr))
+    found = Process.time(PROCESSES[name](), jnp.asarray(nsr, jnp.float32))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=3e-5)
 
 
 @pytest.mark.parametrize("process_name", PROCESSES)
@@ -213,7 +221,8 @@ def test_tables_equal_the_product(name):
         assert betas.dtype == np.float64
         process, t = DDPM(betas), jnp.arange(1000.0)
         alpha_bar = np.maximum([np.prod(1 - betas[: i + 1]) for i in range(1000)], 2.0**-24)
-        np.testing.assert_allclose(process.alpha(t) ** 2, alpha_bar, rtol=1e-11)
+        np.testing.assert_allclose(process.alpha(t)[:-1] ** 2, alpha_bar[:-1], rtol=1e-11)
+        np.testing.assert_allclose(process.alpha(t)[-1] ** 2, alpha_bar[-1], rtol=1e-7)  # 2^-24 where it was less
         np.testing.assert_allclose(process.sigma(t) ** 2, 1 - alpha_bar, rtol=1e-7)
         assert process.steps == 1000
     np.testing.assert_allclose(DDPM(betas).alpha(jnp.arange(1000.0)) ** 2, alpha_bar, rtol=2e-5)
@@ -233,7 +242,7 @@ def test_published_numbers():
 def test_ddpm_is_the_vp_sde_in_small_steps():
     # arXiv:2011.13456, App. B: beta_i = beta(i/T)/T; the gap closes as 1/T
     gaps = []
-    for n in (100, 400):
+    for n in (400, 1600):
         betas = (0.1 + np.linspace(0, 1, n) * (20.0 - 0.1)) / n
         with precision(64):
             t = np.arange(n // 10, n)

@@ -92,7 +92,7 @@ def _option(annotation, default):
     kind, element, optional = _kind(annotation)
     if isinstance(default, _PLAIN):
         return Option(type(default), None, optional, default=default)
-    if isinstance(default, tuple):
+    if type(default) is tuple:  # a NamedTuple is something else, such as an optimizer
         return Option(tuple, element, optional, default=default)
     return Option(kind, element, optional or default is None)
 

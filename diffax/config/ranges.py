@@ -73,6 +73,8 @@ def _expected(name, value, users_own):
         return "more than 0"
     if name in _SHARE and not 0 <= value <= 1:
         return "a number from 0 to 1"
+    if name == "seed" and value >= 2**31:
+        return "less than 2147483648"
     if value < 0 and name not in _SIGNED:
         return "0 or more"
     return None

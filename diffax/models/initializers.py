@@ -29,8 +29,8 @@ def init(module: nn.Module, key: jax.Array, *specs) -> dict:
 
     Args:
       module: any Linen module.
-      key: jax.random.key.
-      specs: `jax.ShapeDtypeStruct` (or arrays) of the arguments; parameters must not depend on their values.
+      key: from `jax.random.key`.
+      specs: shape and dtype of each argument, as `jax.ShapeDtypeStruct` or array; their values are never read.
     """
     closed, shapes = jax.make_jaxpr(lambda *args: module.init(*args)["params"], return_shape=True)(key, *specs)
     needed = {v for v in closed.jaxpr.outvars if not isinstance(v, core.Literal)}
@@ -40,7 +40,7 @@ def init(module: nn.Module, key: jax.Array, *specs) -> dict:
             kept.append(equation)
             needed.update(v for v in equation.invars if not isinstance(v, core.Literal))
     pruned = closed.replace(jaxpr=closed.jaxpr.replace(eqns=kept[::-1]))
-    values = core.jaxpr_as_fun(pruned)(*jax.tree.leaves((key, *specs)))
+    values = core.jaxpr_as_fun(pruned)(key, *(np.zeros(s.shape, s.dtype) for s in jax.tree.leaves(specs)))
     return jax.tree.unflatten(jax.tree.structure(shapes), values)
 
 
@@ -90,8 +90,8 @@ def _callback(key_data, **static) -> jax.Array:
     return jax.pure_callback(functools.partial(_draw, **static), result, key_data, vmap_method="sequential")
 
 
-# A primitive, because `jax.pure_callback` compiles a program even where the key is known. Evaluated, this one only calls
-# NumPy; in a compiled program (a jitted `init`, `nn.scan`) it is the callback, with the same values.
+# A primitive, because `jax.pure_callback` compiles a program even where the key is known. Evaluated, this one only
+# calls NumPy; in a compiled program (a jitted `init`, `nn.scan`) it is the callback, with the same values.
 _draw_p = core.Primitive("draw_on_host")
 _draw_p.def_impl(lambda key_data, **static: jax.device_put(_draw(key_data, **static)))
 _draw_p.def_abstract_eval(lambda key_data, *, draw, shape, dtype: jax.core.ShapedArray(shape, dtype))

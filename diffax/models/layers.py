@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import Array
 
@@ -39,25 +40,20 @@ def group_norm(x: Array, scale: Array, bias: Array, groups: int, eps: float = 1e
       scale, bias: [channels], or [batch, channels] when they are conditioned.
       groups: divides channels.
     """
-    batch, *_, channels = x.shape
     positions = tuple(range(1, x.ndim - 1))
+    size = x.shape[-1] // groups
     x = x.astype(jnp.float32)
+    # As products, the two steps between channels and groups stay out of the loops over positions. XLA would otherwise
+    # fuse them into every such loop, where they cost more than the norm itself.
+    members = jnp.asarray(np.repeat(np.eye(groups, dtype=np.float32), size, axis=0))  # [channels, groups]
 
-    def per_group(a):
-        return a.reshape(batch, groups, channels // groups).mean(-1)
+    def group_mean(a):
+        mean = jnp.dot(a.mean(positions), members / size, precision="highest")
+        return jnp.expand_dims(jnp.dot(mean, members.T, precision="highest"), positions)
 
-    def per_channel(a):
-        return jnp.repeat(a, channels // groups, axis=-1).reshape(batch, *[1] * len(positions), channels)
-
-    # One pass for both moments. Moments about any constant give the same variance (and gradient); about a value of the
-    # group itself, E[d^2] - E[d]^2 does not cancel when the mean is far from zero.
-    pivot = jax.lax.stop_gradient(x[(slice(None), *[0] * len(positions), slice(None, None, channels // groups))])
-    d = x - per_channel(pivot)
-    mean = per_group(d.mean(positions))
-    var = jnp.maximum(per_group(jnp.square(d).mean(positions)) - jnp.square(mean), 0.0)
-    gain = per_channel(jax.lax.rsqrt(var + eps)) * jnp.expand_dims(jnp.atleast_2d(scale), positions)
-    offset = jnp.expand_dims(jnp.atleast_2d(bias), positions) - per_channel(mean + pivot) * gain
-    return x * gain + offset
+    d = x - group_mean(x)
+    gain = jax.lax.rsqrt(group_mean(jnp.square(d)) + eps) * jnp.expand_dims(jnp.atleast_2d(scale), positions)
+    return d * gain + jnp.expand_dims(jnp.atleast_2d(bias), positions)
 
 
 def dropout(x: Array, keys: Array | None, rate: float, layer: int) -> Array:
@@ -87,6 +83,28 @@ def downsample(x: Array) -> Array:
     return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
 
 
+def upsample_conv(x: Array, kernel: Array) -> Array:
+    """The 3x3 convolution of `upsample(x)`, zero padded, with 4/9 of its arithmetic: [b, h, w, c] -> [b, 2h, 2w, o].
+
+    Two of three neighboring pixels of an upsampled row are copies of one pixel, so an output pixel sees 2x2 pixels of x
+    through a kernel whose taps are sums of the given ones; which sums depends on whether its row and column are even.
+    """
+
+    def sums(k, axis):
+        first, middle, last = jnp.split(k, 3, axis)
+        even = jnp.concatenate([first, middle + last], axis)
+        odd = jnp.concatenate([first + middle, last], axis)
+        return even, odd
+
+    def conv2x2(k, i, j):
+        padding = ((1 - i, i), (1 - j, j))
+        return jax.lax.conv_general_dilated(x, k, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    b, h, w, _ = x.shape
+    rows = [[conv2x2(k, i, j) for j, k in enumerate(sums(half, 1))] for i, half in enumerate(sums(kernel, 0))]
+    return jnp.stack([jnp.stack(row, 3) for row in rows], 2).reshape(b, 2 * h, 2 * w, -1)
+
+
 def dense(features: int, *, dtype: Dtype, scale: float = 1.0, name: str) -> nn.Dense:
     """Dense layer over the last axis (a 1x1 convolution of an image); scale 0 starts it at zero."""
     return nn.Dense(features, dtype=dtype, kernel_init=_kernel(scale), bias_init=initializers.constant(0.0), name=name)
@@ -103,6 +121,19 @@ def conv(features: int, *, dtype: Dtype, scale: float = 1.0, stride: int = 1, na
         bias_init=initializers.constant(0.0),
         name=name,
     )
+
+
+class UpsampleConv(nn.Module):
+    """`upsample_conv` with a bias: the parameters of `conv`, applied after nearest-neighbor upsampling."""
+
+    features: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", _kernel(1.0), (3, 3, x.shape[-1], self.features))
+        bias = self.param("bias", initializers.constant(0.0), (self.features,))
+        return upsample_conv(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
 
 
 class GroupNorm(nn.Module):

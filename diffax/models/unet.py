@@ -13,8 +13,8 @@ class UNet(nn.Module):
     """Convolutional U-Net with skip connections: (x_in, c_noise, label) -> y.
 
     The defaults are DDPM's CIFAR-10 network (arXiv:2006.11239, appendix B; 35,746,307 parameters with three image
-    channels) without its dropout of 0.1. `adaptive`, `head_dim=64` and `residual_resampling` together are the network of
-    Dhariwal & Nichol (arXiv:2105.05233).
+    channels) without its dropout of 0.1. `adaptive`, `head_dim=64` and `residual_resampling` together are the network
+    of Dhariwal & Nichol (arXiv:2105.05233).
 
     Args of the module:
       out_channels: of the result; None is the input's.
@@ -99,18 +99,20 @@ class UNet(nn.Module):
         return layers.conv(out_channels, dtype=self.dtype, scale=0.0, name="conv_out")(h).astype(jnp.float32)
 
     def _res_block(self, width, name, resample):
-        make = nn.remat(layers.ResBlock) if self.remat else layers.ResBlock
+        make = self._maybe_remat(layers.ResBlock)
         return make(width, self.groups, self.dropout, self.adaptive, resample, self.dtype, name=name)
 
     def _attention_block(self, name):
-        make = nn.remat(layers.AttentionBlock) if self.remat else layers.AttentionBlock
-        return make(self.groups, self.head_dim, self.dtype, name=name)
+        return self._maybe_remat(layers.AttentionBlock)(self.groups, self.head_dim, self.dtype, name=name)
+
+    def _maybe_remat(self, block):
+        return nn.remat(block) if self.remat and not self.is_initializing() else block
 
     def _resize(self, h, *, width, name, block, up):
         if self.residual_resampling:
             return block(h, width, name, resample=layers.upsample if up else layers.downsample)
         if up:
-            return layers.conv(width, dtype=self.dtype, name=name)(layers.upsample(h))
+            return layers.UpsampleConv(width, self.dtype, name=name)(h)
         return layers.conv(width, dtype=self.dtype, stride=2, name=name)(h)
 
 

@@ -1,0 +1,62 @@
+"""Every file in experiments/: its docstring, its full config, and its quick mode from the first step to the report."""
+
+import ast
+import re
+
+import pytest
+from launcher import ROOT, launch, programs, rows  # noqa: F401
+
+from diffax import config as configs
+from diffax import report
+from diffax.loop import workdir
+
+FILES = sorted((ROOT / "experiments").glob("*.py"))
+NAMES = [file.stem for file in FILES]
+# quick mode takes 200 steps on a machine of two cores; here two, and the smallest network of each kind
+FEWER = "train.steps=2 train.checkpoint_every=1 train.sample_every=1 sample.grid.n=2 sample.n=8 sample.batch_size=8 eval.n=16"
+FEWER += " eval.batch_size=8 train.batch_size=8"
+NARROW = {"UNet": "network.channels=8 network.groups=4 network.head_dim=4", "MLP": "network.features=16"}
+
+
+def options(text):
+    return [f"--config.{option}" for option in text.split()]
+
+
+@pytest.mark.parametrize("file", FILES, ids=NAMES)
+def test_the_docstring_says_paper_and_command(file):
+    text = ast.get_docstring(ast.parse(file.read_text()))
+    assert re.search(r"^Paper: .*arXiv:\d{4}\.\d{5}", text, re.MULTILINE)
+    assert f"python -m diffax.main --config=experiments/{file.name} --workdir=runs/" in text
+
+
+@pytest.mark.parametrize("file", FILES, ids=NAMES)
+def test_the_full_config_is_complete_and_refuses_other_modes(file):
+    full, quick = configs.complete(configs.load(str(file))), configs.complete(configs.load(f"{file}:quick"))
+    for section in ("process", "prediction", "loss"):  # quick is the same recipe in small
+        assert quick[section] == full[section] or section == "process", section
+    assert quick["process"]["name"] == full["process"]["name"]
+    assert (
+        quick["train"]["steps"] == 200 and quick["train"]["checkpoint_every"] == 20 and quick["train"]["log_every"] == 1
+    )
+    assert full["train"]["steps"] > 200 and full["optimizer"]["decay_steps"] in (0, full["train"]["steps"])
+    with pytest.raises(ValueError, match=r"one of full, quick"):
+        configs.load(f"{file}:quicker")
+
+
+@pytest.mark.parametrize("file", FILES, ids=NAMES)
+def test_quick_mode_goes_through(file, tmp_path, programs):  # noqa: F811
+    folder = tmp_path / "run"
+    quick = configs.complete(configs.load(f"{file}:quick"))
+    smaller = NARROW[quick["network"]["name"]]
+    outcome = launch(f"--config={file}:quick", f"--workdir={folder}", *options(f"{FEWER} {smaller}"))
+    assert outcome.code == 0, outcome.err
+    assert [dict(row)["step"] for row in rows(folder)] == [1, 2]
+    for name in ("config.json", "report.html", "eval_00000002.json", "checkpoints/1", "checkpoints/2"):
+        assert (folder / name).exists(), name
+    for name in ("step_00000001.png", "step_00000002.png", "strip_00000002.png"):
+        assert (folder / "samples" / name).read_bytes().startswith(b"\x89PNG"), name
+    scores = report.read_json(folder / "eval_00000002.json")["scores"]
+    assert all(score >= 0 for score in scores.values()) and scores["pixel_frechet_floor"] > 0
+    stored = workdir.read_config(folder)
+    assert stored["process"] == report.read_json(folder / "config.json")["process"]
+    assert stored["sample"]["sampler"]["name"] == quick["sample"]["sampler"]["name"]

@@ -1,0 +1,313 @@
+"""The command: its modes and overrides, what it refuses before it compiles, what a workdir holds."""
+
+import json
+import shutil
+import sys
+
+import jax
+import numpy as np
+import pytest
+from launcher import BIG, DIGITS, ROOT, TINY, TOY, compiled, finish, launch, programs, rows, start  # noqa: F401
+
+from diffax import checkpoint, report
+from diffax.config import complete
+from diffax.loop import modes, sampling, training, workdir
+
+STEPS = 6
+RUN = (
+    TOY,
+    *TINY,
+    f"--config.train.steps={STEPS}",
+    "--config.train.checkpoint_every=3",
+    "--config.train.sample_every=3",
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, programs):  # noqa: F811
+    """The workdir of a run by the real command, and what it said."""
+    folder = tmp_path_factory.mktemp("main") / "run"
+    return folder, finish(start(*RUN, f"--workdir={folder}", programs=programs))
+
+
+def test_the_command_trains_and_says_so(run):
+    folder, outcome = run
+    assert outcome.code == 0, outcome.err
+    assert f"done: {STEPS} steps" in outcome.out and str(folder / "report.html") in outcome.out
+    assert "classifier_agreement" in outcome.out and "pixel_frechet_floor" in outcome.out
+    assert f"step {STEPS}/{STEPS}  loss" in outcome.err
+
+
+def test_what_a_workdir_holds(run):
+    folder, _ = run
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if "checkpoints" not in path.parts}
+    samples = {f"samples/{name}" for name in ("step_00000003.png", "step_00000006.png", "strip_00000006.png")}
+    assert samples | {"config.json", "metrics.jsonl", "report.html", "eval_00000006.json"} <= names
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["3", "6"]
+    for line, step in zip((folder / "metrics.jsonl").read_text().splitlines(), range(1, STEPS + 1), strict=True):
+        row = json.loads(line)
+        assert row["step"] == step and np.float32(row["loss"]) == row["loss"]
+    config = report.read_json(folder / "config.json")
+    assert complete(config) == complete(complete(config)) and config["sample"]["grid"]["n"] == 3
+    card = report.read_json(folder / "eval_00000006.json")
+    assert card["samples"] == 64 and card["ema"] == "0.99" and card["sampler"]["name"] == "ddim" and card["seed"] == 1
+    assert {"scores", "features_hash", "reference_hash", "resize", "versions"} <= card.keys()
+    page = (folder / "report.html").read_text()
+    assert "data:image/png;base64" in page and "pixel frechet" in page
+
+
+@pytest.fixture(scope="module")
+def sampled(run, tmp_path_factory, programs):  # noqa: F811
+    """A copy of the run from which the real command, on one device, has drawn ten samples of class 3."""
+    folder = tmp_path_factory.mktemp("sampled") / "run"
+    shutil.copytree(run[0], folder)
+    options = ("--config.sample.n=10", "--config.sample.labels=3", "--config.sample.guidance.scale=2")
+    outcome = finish(start("--mode=sample", f"--workdir={folder}", *options, programs=programs))
+    assert outcome.code == 0, outcome.err
+    return folder
+
+
+def test_sampling_and_evaluating_need_the_workdir_alone(run, sampled):
+    written = np.load(sampled / "samples" / "sample_00000006_seed0.npz")
+    assert written["x0"].shape == (10, 2) and (written["label"] == 3).all()
+    assert (sampled / "samples" / "sample_00000006_seed0.png").exists()
+    options = ("--config.sample.sampler.name=heun", "--config.sample.sampler.churn=20", "--config.eval.n=16")
+    outcome = launch("--mode", "eval", "--workdir", sampled, *options)
+    assert outcome.code == 0, outcome.err
+    sampler = report.read_json(sampled / "eval_00000006.json")["sampler"]
+    assert (sampler["name"], sampler["churn"], sampler["s_noise"]) == ("heun", 20.0, 1.0) and "eta" not in sampler
+    assert report.read_json(sampled / "config.json") == report.read_json(run[0] / "config.json")
+
+
+def test_a_dry_run_prints_and_compiles_nothing_big(tmp_path):
+    outcome = launch(DIGITS, "--dry_run", "--config.optimizer.name=adamw", "--config.optimizer.weight_decay=0.1")
+    assert outcome.code == 0 and not BIG & set(outcome.compiled)
+    config, end = json.JSONDecoder().raw_decode(outcome.out)
+    rest = outcome.out[end:]
+    assert config["optimizer"]["weight_decay"] == 0.1 and config["network"]["name"] == "UNet"
+    (tmp_path / "config.json").write_text(outcome.out[:end])
+    _, count = next(line.split() for line in rest.splitlines() if line.startswith("parameters"))
+    built = modes.checks.experiment(complete(report.read_json(tmp_path / "config.json")))
+    params = jax.eval_shape(lambda: training.initial_state(built)).params
+    assert int(count.replace(",", "")) == sum(leaf.size for leaf in jax.tree.leaves(params))
+    for word in ("data", "state", "gradient", "activations"):
+        assert f"\n{word} " in rest
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        ((TOY,), "--workdir is missing; name a folder"),
+        (("--workdir=@",), "--config is missing; name an experiment file"),
+        (("--config=experiments/none.py", "--workdir=@"), "config: no file 'experiments/none.py'"),
+        ((f"{TOY}er", "--workdir=@"), "config: * mode 'quicker'"),
+        ((TOY, "--workdir=@", "--mode=smple"), "flag --mode=smple: value should be one of <train|sample|eval>"),
+        ((TOY, "--wrkdir=@"), "Unknown command line flag 'wrkdir'. Did you mean: workdir"),
+        ((TOY, "--workdir=@", "stray"), "unexpected argument 'stray'"),
+        ((TOY, "--workdir=@", "--config.train.steps"), "train.steps: no value given"),
+        ((TOY, "--workdir=@", "--config.train.stps=3"), "train.stps: unknown option (did you mean 'steps'?)"),
+        ((TOY, "--workdir=@", "--config.train.steps=x"), "train.steps: 'x' is of type str, expected int"),
+        ((TOY, "--workdir=@", "--config.optimizer.learning_rate=-1"), "optimizer.learning_rate: -1.0 is not allowed"),
+        ((TOY, "--workdir=@", "--config.train.batch_size=12"), "train.batch_size 12 is not divisible by 8 devices"),
+        ((TOY, "--workdir=@", "--config.train.accumulate=5"), "train.batch_size 256 is not divisible by 8 devices x 5"),
+        ((TOY, "--workdir=@", "--config.sample.labels=(8,)"), "sample.labels: 8 is not allowed, expected a class from"),
+        ((TOY, "--workdir=@", "--config.sample.labels=-1"), "sample.labels: -1 is not allowed, expected a class from"),
+        (
+            (TOY, "--workdir=@", "--config.loss.conditional=False"),
+            "eval.metrics: 'classifier_agreement' needs loss.cond",
+        ),
+        ((TOY, "--workdir=@", "--config.loss.time.name=discrete"), "loss.time: discrete(n=None) needs n of at least 2"),
+        (
+            (TOY, "--workdir=@", "--config.sample.grid.lo=300"),
+            "sample.grid: sigmas must be finite and decrease, got 200",
+        ),
+        ((TOY, "--workdir=@", "--config.pipeline.flip=1"), "pipeline.flip: True needs images, mixture has shape (2,)"),
+        ((TOY, "--workdir=@", "--config.pipeline.dequantize=1"), "pipeline.dequantize: True needs integer values"),
+        ((TOY, "--workdir=@", "--config.network.name=UNet"), "network: UNet takes images"),
+        ((DIGITS, "--workdir=@", "--config.network.name=MLP"), "network: MLP takes vectors"),
+        (
+            (DIGITS, "--workdir=@", "--config.network.multipliers=(1,1,1,1,1)"),
+            "network: image size 8x8 is not divisible by 16",
+        ),
+        ((TOY, "--workdir=/proc/nowhere"), "workdir: cannot write to /proc/nowhere: No such file"),
+        ((TOY, "--workdir=README.md/x"), "workdir: cannot write to * Not a directory; choose another folder"),
+        (("--workdir=@", "--mode=sample"), "workdir: * holds no run (no config.json)"),
+        (("--workdir=@", "--mode=eval"), "workdir: * holds no run (no config.json)"),
+    ],
+    ids=lambda value: " ".join(value[-2:])[-60:] if isinstance(value, tuple) else "",
+)
+def test_bad_input_is_one_line_before_anything_is_compiled(args, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    outcome = launch(*(arg.replace("@", str(tmp_path / "none")) for arg in args))
+    assert outcome.code == 2
+    assert not BIG & set(outcome.compiled) and outcome.out == ""
+    assert outcome.err.startswith("diffax: ") and outcome.err.count("\n") == 1, outcome.err
+    place = 0
+    for part in message.split("*"):
+        assert part in outcome.err[place:], outcome.err
+        place = outcome.err.index(part, place) + len(part)
+    assert not (tmp_path / "none" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        ((TOY, "--config.train.stps=3"), "diffax: train.stps: unknown option (did you mean 'steps'?); one of "),
+        (
+            (f"--config={ROOT}/experiments/cifar10_ddpm.py", "--config.data.data_dir=nowhere"),
+            "diffax: data: dataset='cifar10': not prepared in nowhere/cifar10/3.0.2; prepare it with: python -c ",
+        ),
+    ],
+)
+def test_the_real_command_refuses_in_one_line(args, message, tmp_path, programs):  # noqa: F811
+    outcome = finish(start(*args, f"--workdir={tmp_path / 'run'}", programs=programs))
+    assert outcome.code == 2 and outcome.out == ""
+    assert outcome.err.startswith(message) and outcome.err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_config_that_differs_from_the_workdirs_is_refused(run):
+    folder = run[0]
+    before = (folder / "config.json").read_bytes()
+    for mode in ("train", "sample", "eval"):
+        outcome = launch(*RUN, f"--workdir={folder}", f"--mode={mode}", "--config.train.batch_size=8")
+        assert outcome.code == 2 and not BIG & set(outcome.compiled)
+        assert "train.batch_size: 32 there, 8 now" in outcome.err and outcome.err.count("\n") == 1
+    assert (folder / "config.json").read_bytes() == before
+
+
+def test_a_workdir_in_use_is_refused_and_left_alone(run):
+    folder = run[0]
+    before = (folder / "config.json").read_bytes()
+    with checkpoint.lock(folder):
+        outcome = launch(*RUN, f"--workdir={folder}", "--config.train.steps=50")
+    assert outcome.code == 2 and not BIG & set(outcome.compiled)
+    assert "in use by process" in outcome.err and outcome.err.count("\n") == 1
+    assert (folder / "config.json").read_bytes() == before
+
+
+def test_sampling_before_the_first_checkpoint_is_refused(run, tmp_path):
+    shutil.copy(run[0] / "config.json", tmp_path)
+    outcome = launch("--mode=sample", f"--workdir={tmp_path}")
+    assert outcome.code == 2
+    assert outcome.err == f"diffax: workdir: {tmp_path} has no checkpoint yet; train it first\n"
+
+
+def test_a_fault_is_not_called_bad_input(tmp_path, monkeypatch):
+    """A ValueError from elsewhere than diffax, or anything else, keeps its traceback."""
+    for error in (ValueError("from elsewhere"), RuntimeError("a fault")):
+
+        def fail(*args, error=error):
+            raise error
+
+        monkeypatch.setattr("diffax.loop.train", fail)
+        with pytest.raises(type(error), match=str(error)):
+            launch(TOY, f"--workdir={tmp_path}")
+
+
+def test_help_lists_the_flags():
+    outcome = launch("--help")
+    assert outcome.code == 0 and "python -m diffax.main --config=experiments/digits.py" in outcome.out
+    for flag in ("--config", "--workdir", "--mode", "--[no]dry_run"):
+        assert f"{flag}:" in outcome.out
+
+
+@pytest.fixture(scope="module")
+def drawn(run):
+    """An experiment with every swept option, its network after a few steps, and its generator."""
+    config = complete(workdir.read_config(run[0]))
+    experiment, state = modes.restored(config, run[0])
+    return experiment, sampling.chosen_params(state, config)
+
+
+GUIDANCE = dict(scale=1.5, sigma_lo=0.0, sigma_hi=float("inf"))
+
+
+@pytest.mark.parametrize(
+    "sampler, options",
+    [
+        ("ddim", ({"eta": 0.0}, {"eta": 0.7})),
+        ("heun", ({"churn": 0.0}, {"churn": 9.0}, {"churn": 9.0, "s_min": 0.1, "s_max": 2.0})),
+    ],
+)
+def test_sweeping_does_not_recompile(drawn, sampler, options):
+    experiment, params = drawn
+    config = {**experiment.config, "sample": {**experiment.config["sample"], "sampler": {"name": sampler}}}
+    draw = sampling.generator(modes.build.experiment(complete(config)))
+    labels = np.arange(8, dtype=np.int32)
+
+    def sample(guidance=GUIDANCE, **swept):
+        results.append(draw(params, 0, labels, 8, 8, guidance, **swept))
+
+    results = []
+    assert "jit(run)" in compiled(sample)
+    sweep = [dict(guidance={**GUIDANCE, **change}) for change in ({"scale": 4.0}, {"sigma_lo": 0.2, "sigma_hi": 5.0})]
+    sweep += [dict(options=option) for option in options[1:]] + [dict(sigmas=0.5 * experiment.sigmas)]
+    for change in sweep:
+        assert compiled(sample, **change) == []
+    assert len({result.tobytes() for result in results}) == len(results)  # and every option tells
+
+
+def test_sample_i_is_the_same_in_any_batch_on_any_devices(drawn, sampled):
+    experiment, params = drawn
+    draw, labels = sampling.generator(experiment), np.full(10, 3)
+    whole = draw(params, 0, labels, 10, 16, {**GUIDANCE, "scale": 2.0})  # over eight devices
+    different = np.abs(whole[:, None] - whole[None]).max(-1) > 1e-3
+    assert (different == ~np.eye(10, dtype=bool)).all()
+    for batch_size in (1, 6):
+        again = draw(params, 0, labels, 10, batch_size, {**GUIDANCE, "scale": 2.0})
+        np.testing.assert_allclose(again, whole, rtol=1e-5, atol=1e-5)
+    one = draw(params, 0, labels[:1], 1, 1, {**GUIDANCE, "scale": 2.0}, first=7)
+    np.testing.assert_allclose(one[0], whole[7], rtol=1e-5, atol=1e-5)
+    on_one_device = np.load(sampled / "samples" / "sample_00000006_seed0.npz")["x0"]
+    np.testing.assert_allclose(on_one_device, whole, rtol=1e-5, atol=1e-5)
+
+
+OWN = """
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from diffax.data import Dataset
+
+def grid(side: int = 4) -> Dataset:
+    points = [dict(x0=np.array([i, j], np.float32) / side) for i in range(side) for j in range(side)]
+    return Dataset(points, shape=(2,))
+
+class Linear(nn.Module):
+    slope: float = 0.5
+
+    @nn.compact
+    def __call__(self, x, c_noise, label=None, *, dropout_keys=None):
+        return self.slope * nn.Dense(2)(x)
+
+def jump(denoise, x, sigmas, keys, *, share: float = 1.0, trajectory: bool = False):
+    '''One step to the data.'''
+    x0 = share * denoise(x, sigmas[0])
+    return (x0, type("Path", (), dict(x=jnp.stack([x, x0])))) if trajectory else x0
+"""
+
+
+def test_a_users_own_functions(tmp_path, programs):  # noqa: F811
+    """Data, network and sampler of a file that lies where the command is given."""
+    (tmp_path / "own_parts").mkdir()
+    (tmp_path / "own_parts" / "all.py").write_text(OWN)
+    parts = ("data.name=grid", "network.name=Linear", "sample.sampler.name=jump")
+    own = [f"--config.{part.replace('=', '=own_parts.all:')}" for part in parts]
+    options = ("data.side=5", "network.slope=-0.25", "sample.sampler.share=0.5", "eval.metrics=pixel_frechet")
+    args = (TOY, *own, *(f"--config.{option}" for option in options), "--config.loss.conditional=False")
+    small = ("--config.train.steps=2", "--config.train.batch_size=8", "--config.sample.n=4", "--config.eval.n=8")
+    outcome = finish(start(*args, *small, f"--workdir={tmp_path / 'run'}", programs=programs, cwd=tmp_path))
+    assert outcome.code == 0, outcome.err
+    config = workdir.read_config(tmp_path / "run")
+    assert config["data"] == {"name": "own_parts.all:grid", "side": 5}
+    assert config["network"]["slope"] == -0.25 and config["sample"]["sampler"]["share"] == 0.5
+    assert len(rows(tmp_path / "run")) == 2
+
+
+def test_any_directory_serves_the_command_diffax(tmp_path, monkeypatch):
+    """The console script has its own folder in sys.path, not the present one."""
+    (tmp_path / "own_here.py").write_text("from diffax.data import mixture as points\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(tmp_path))])
+    outcome = launch(TOY, "--dry_run", "--config.data.name=own_here:points", "--config.data.n=64")
+    assert outcome.code == 0 and "64 examples of shape (2,)" in outcome.out

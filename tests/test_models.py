@@ -1,0 +1,383 @@
+"""Networks: published sizes, identities at initialization, closed forms of the layers, independence of examples."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffax.models import MLP, UNet, check_shape, init, initializers, layers
+
+KEY = jax.random.key(0)
+
+
+def spec(shape, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def normal(seed, shape):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+def specs(network, shape):
+    label = [spec(shape[:1], jnp.int32)] if network.num_classes else []
+    return [spec(shape), spec(shape[:1]), *label]
+
+
+def small(**options):
+    defaults = dict(channels=8, multipliers=(1, 2), blocks=1, attention=(4,), groups=4, num_classes=3)
+    return UNet(**{**defaults, **options})
+
+
+def scrambled(network, shape, seed=1):
+    """Parameters with nothing at zero, so that every path of the network counts."""
+    params = init(network, KEY, *specs(network, shape))
+    leaves, tree = jax.tree.flatten(params)
+    rng = np.random.default_rng(seed)
+    return jax.tree.unflatten(tree, [p + 0.2 * rng.standard_normal(p.shape).astype(np.float32) for p in leaves])
+
+
+def inputs(network, shape, seed=2):
+    rng = np.random.default_rng(seed)
+    label = [jnp.asarray(rng.integers(0, network.num_classes + 1, shape[:1]))] if network.num_classes else []
+    return [normal(seed, shape), jnp.asarray(rng.uniform(0, 999, shape[:1]), jnp.float32), *label]
+
+
+NETWORKS = {
+    "additive": (small(num_classes=0, dropout=0.3), (3, 8, 8, 2)),
+    "adaptive": (small(adaptive=True, dropout=0.3), (3, 8, 8, 1)),
+    "residual": (small(residual_resampling=True, head_dim=4, dropout=0.3, out_channels=5), (3, 8, 4, 2)),
+    "remat": (small(adaptive=True, residual_resampling=True, remat=True, dropout=0.3), (3, 8, 8, 1)),
+    "mlp": (MLP(features=16, blocks=2, num_classes=3, dropout=0.3), (3, 2)),
+}
+every_network = pytest.mark.parametrize("network, shape", NETWORKS.values(), ids=NETWORKS)
+
+
+def run(network, params, *args, keys=None):
+    return jax.jit(network.apply)({"params": params}, *args, dropout_keys=keys)
+
+
+# Sizes
+
+
+@pytest.mark.parametrize(
+    "network, shape, published",
+    [
+        # arXiv:2006.11239, App. B: 35.7M for CIFAR-10, 114M for LSUN at 256; exact counts of the released checkpoints
+        (UNet(dropout=0.1), (1, 32, 32, 3), 35_746_307),
+        (UNet(multipliers=(1, 1, 2, 2, 4, 4)), (1, 256, 256, 3), 113_673_219),
+    ],
+)
+def test_published_parameter_counts(network, shape, published):
+    params = jax.eval_shape(network.init, KEY, *specs(network, shape))["params"]
+    assert sum(p.size for p in jax.tree.leaves(params)) == published
+    assert {p.dtype for p in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+
+
+# Identities at initialization
+
+
+@every_network
+def test_a_new_network_predicts_zero(network, shape):
+    y = run(network, init(network, KEY, *specs(network, shape)), *inputs(network, shape))
+    assert y.dtype == jnp.float32 and not np.any(y)
+    assert y.shape == (*shape[:-1], getattr(network, "out_channels", None) or shape[-1])
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("resample", [None, layers.upsample, layers.downsample])
+def test_a_new_residual_block_is_its_skip_path(adaptive, resample):
+    x, condition = normal(0, (2, 4, 4, 8)), normal(1, (2, 16))
+    block = layers.ResBlock(8, groups=4, adaptive=adaptive, resample=resample)
+    params = init(block, KEY, spec(x.shape), spec(condition.shape))
+    expected = x if resample is None else resample(x)
+    np.testing.assert_array_equal(block.apply({"params": params}, x, condition), expected)
+
+
+def test_a_new_attention_block_is_the_identity():
+    x = normal(0, (2, 4, 4, 8))
+    block = layers.AttentionBlock(groups=4)
+    np.testing.assert_array_equal(block.apply({"params": init(block, KEY, spec(x.shape))}, x), x)
+
+
+# Initial values
+
+
+def test_initial_values_are_the_same_by_every_route():
+    network, shape = small(adaptive=True), (1, 8, 8, 1)
+    params = init(network, KEY, *specs(network, shape))
+    arrays = [jnp.zeros(s.shape, s.dtype) for s in specs(network, shape)]
+    jitted = jax.jit(network.init)(KEY, *arrays)["params"]
+    lazy = network.lazy_init(KEY, *specs(network, shape))["params"]
+    assert jax.tree.structure(params) == jax.tree.structure(jitted) == jax.tree.structure(lazy)
+    jax.tree.map(np.testing.assert_array_equal, params, jitted)
+    jax.tree.map(np.testing.assert_array_equal, params, lazy)
+
+
+def test_initial_values_depend_on_key_and_layer():
+    network = small()
+    one, two = (init(network, jax.random.key(seed), *specs(network, (1, 8, 8, 1))) for seed in (0, 1))
+    kernels = [
+        one["middle_0"]["conv_0"]["kernel"],
+        one["middle_1"]["conv_0"]["kernel"],
+        two["middle_0"]["conv_0"]["kernel"],
+    ]
+    assert kernels[0].shape == kernels[1].shape == kernels[2].shape
+    assert len({np.asarray(k).tobytes() for k in kernels}) == 3
+
+
+def test_init_compiles_nothing_for_new_parameter_shapes():
+    compiled = []
+    listener = lambda event, *_, **__: compiled.append(event)  # noqa: E731
+    init(small(), KEY, *specs(small(), (1, 8, 8, 1)))
+    other = small(channels=20, groups=5)
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        init(other, KEY, *specs(other, (1, 8, 8, 1)))
+        before = [event for event in compiled if "backend_compile" in event]
+        jax.jit(lambda x: x + 1)(np.zeros(3)).block_until_ready()
+        after = [event for event in compiled if "backend_compile" in event]
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert len(before) == 0 and len(after) > 0
+
+
+@pytest.mark.parametrize("shape", [(300, 200), (3, 3, 40, 60)])
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_fan_avg_uniform_has_glorot_bounds(shape, scale):
+    w = np.asarray(initializers.fan_avg_uniform(scale)(KEY, shape))
+    n = np.prod(shape[:-2]) * (shape[-2] + shape[-1]) / 2
+    assert w.dtype == np.float32 and abs(w).max() <= np.sqrt(3 * scale / n)
+    # the variance of U(-a, a) is a^2/3, that of its square 4a^4/45: five standard errors
+    assert abs(w.var() - scale / n) < 5 * np.sqrt(4 / 5 / w.size) * scale / n
+    assert abs(w.mean()) < 5 * np.sqrt(scale / n / w.size)
+
+
+def test_normal_initializer_moments():
+    w = np.asarray(initializers.normal(0.3)(KEY, (400, 500)))
+    assert abs(w.std() - 0.3) < 5 * 0.3 / np.sqrt(2 * w.size) and abs(w.mean()) < 5 * 0.3 / np.sqrt(w.size)
+
+
+def test_host_initializers_under_vmap():
+    keys = jax.random.split(KEY, 3)
+    initializer = initializers.normal(1.0)
+    stacked = jax.vmap(lambda key: initializer(key, (2, 5)))(keys)
+    np.testing.assert_array_equal(stacked, np.stack([initializer(key, (2, 5)) for key in keys]))
+
+
+# Closed forms
+
+
+def test_sinusoidal_embedding_formula():
+    c, dim = np.array([0.0, 1.0, 37.5, 999.0]), 10
+    rates = 10_000.0 ** (-np.arange(5) / 4)
+    expected = np.concatenate([np.sin(c[:, None] * rates), np.cos(c[:, None] * rates)], axis=1)
+    np.testing.assert_allclose(layers.sinusoidal(jnp.asarray(c), dim), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(2, 12), (2, 5, 12), (2, 3, 4, 12), (2, 2, 3, 2, 12)])
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+def test_group_norm_against_float64(shape, offset):
+    x = np.random.default_rng(0).standard_normal(shape) * 3 + offset
+    x = x.astype(np.float32).astype(np.float64)
+    scale, bias = np.linspace(0.5, 2, 12), np.linspace(-1, 1, 12)
+    grouped = x.reshape(2, -1, 3, 4)
+    mean, var = grouped.mean((1, 3), keepdims=True), grouped.var((1, 3), keepdims=True)
+    expected = ((grouped - mean) / np.sqrt(var + 1e-6)).reshape(shape) * scale + bias
+    y = layers.group_norm(jnp.asarray(x), jnp.asarray(scale), jnp.asarray(bias), 3)
+    np.testing.assert_allclose(y, expected, atol=1e-5 * (1 + offset / 10))
+
+
+def test_group_norm_of_a_constant_is_the_bias():
+    x = jnp.full((2, 4, 4, 8), 1e4)
+    bias = jnp.arange(8.0)
+    np.testing.assert_allclose(layers.group_norm(x, jnp.ones(8), bias, 2), jnp.broadcast_to(bias, x.shape), atol=2e-3)
+
+
+def test_adaptive_group_norm_scales_and_shifts_the_plain_one():
+    x, s, b = normal(0, (2, 3, 3, 8)), normal(1, (2, 8)), normal(2, (2, 8))
+    params = {"scale": normal(3, (8,)), "bias": normal(4, (8,))}
+    plain = layers.GroupNorm(groups=4).apply({"params": params}, x)
+    adaptive = layers.GroupNorm(groups=4).apply({"params": params}, x, jnp.concatenate([s, b], axis=-1))
+    np.testing.assert_allclose(adaptive, plain * (1 + s[:, None, None]) + b[:, None, None], atol=1e-5)
+
+
+def test_attention_against_explicit_softmax():
+    x = normal(0, (2, 3, 4, 8))
+    block = layers.AttentionBlock(groups=4, head_dim=4)
+    params = jax.tree.map(lambda p: normal(p.size, p.shape), init(block, KEY, spec(x.shape)))
+    h = layers.group_norm(x, params["norm"]["scale"], params["norm"]["bias"], 4).reshape(2, 12, 8)
+    qkv = np.asarray(h @ params["qkv"]["kernel"] + params["qkv"]["bias"], np.float64).reshape(2, 12, 3, 2, 4)
+    q, k, v = np.moveaxis(qkv, 2, 0)
+    weights = np.exp(np.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(4))
+    weights /= weights.sum(-1, keepdims=True)
+    h = np.einsum("bhqk,bkhd->bqhd", weights, v).reshape(2, 3, 4, 8)
+    expected = x + h @ np.asarray(params["project"]["kernel"]) + params["project"]["bias"]
+    np.testing.assert_allclose(block.apply({"params": params}, x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_attention_block_commutes_with_permutations_of_positions():
+    x = normal(0, (2, 12, 8))
+    block = layers.AttentionBlock(groups=4)
+    params = jax.tree.map(lambda p: normal(p.size, p.shape), init(block, KEY, spec(x.shape)))
+    order = np.random.default_rng(0).permutation(12)
+    y = block.apply({"params": params}, x)
+    np.testing.assert_allclose(block.apply({"params": params}, x[:, order]), y[:, order], rtol=1e-4, atol=1e-4)
+
+
+def test_upsample_conv_is_the_convolution_of_the_upsampled_image():
+    x, kernel = normal(0, (2, 3, 5, 4)), normal(1, (3, 3, 4, 6))
+    dims = ("NHWC", "HWIO", "NHWC")
+    expected = jax.lax.conv_general_dilated(layers.upsample(x), kernel, (1, 1), "SAME", dimension_numbers=dims)
+    np.testing.assert_allclose(layers.upsample_conv(x, kernel), expected, atol=1e-4)
+
+
+def test_resampling_closed_forms():
+    x = normal(0, (2, 3, 5, 4))
+    np.testing.assert_array_equal(layers.upsample(x), np.repeat(np.repeat(x, 2, axis=1), 2, axis=2))
+    np.testing.assert_allclose(layers.downsample(layers.upsample(x)), x, rtol=1e-6)
+
+
+# One key per example
+
+
+@every_network
+def test_examples_do_not_depend_on_their_neighbors(network, shape):
+    params, args = scrambled(network, shape), inputs(network, shape)
+    keys = jax.random.split(KEY, shape[0])
+    whole = run(network, params, *args, keys=keys)
+    for i in range(shape[0]):
+        alone = run(network, params, *[a[i : i + 1] for a in args], keys=keys[i : i + 1])
+        np.testing.assert_allclose(alone, whole[i : i + 1], rtol=1e-4, atol=1e-4)
+
+
+@every_network
+def test_dropout_follows_its_key(network, shape):
+    params, args = scrambled(network, shape), inputs(network, shape)
+    keys = [jax.random.split(jax.random.key(seed), shape[0]) for seed in (0, 0, 1)]
+    one, again, other, none = (run(network, params, *args, keys=k) for k in (*keys, None))
+    np.testing.assert_array_equal(one, again)
+    assert all(np.abs(one[i] - other[i]).max() > 1e-3 for i in range(shape[0]))
+    assert all(np.abs(one[i] - none[i]).max() > 1e-3 for i in range(shape[0]))
+
+
+def test_dropout_rate_and_mean():
+    keys = jax.random.split(KEY, 4)
+    y = np.asarray(layers.dropout(jnp.ones((4, 100, 100)), keys, 0.3, 7))
+    assert set(np.unique(y)) == {0.0, np.float32(1 / 0.7)}
+    # five standard errors of a binomial share
+    assert np.all(abs((y == 0).mean((1, 2)) - 0.3) < 5 * np.sqrt(0.3 * 0.7 / 10_000))
+    other = np.asarray(layers.dropout(jnp.ones((4, 100, 100)), keys, 0.3, 8))
+    assert np.all(abs(((y == 0) & (other == 0)).mean((1, 2)) - 0.09) < 5 * np.sqrt(0.09 * 0.91 / 10_000))
+    np.testing.assert_array_equal(layers.dropout(jnp.ones((4, 3)), None, 0.3, 7), np.ones((4, 3)))
+
+
+# Classes
+
+
+def test_the_null_class_is_a_row_of_its_own_and_gets_its_own_gradient():
+    network, shape = small(), (2, 8, 8, 1)
+    params = scrambled(network, shape)
+    x, c, _ = inputs(network, shape)
+
+    def loss(params, label):
+        return jnp.sum(network.apply({"params": params}, x, c, label) ** 2)
+
+    gradient = jax.jit(jax.grad(loss))(params, jnp.array([1, 3]))["conditioning"]["classes"]
+    np.testing.assert_array_equal(np.any(np.asarray(gradient) != 0, axis=1), [False, True, False, True])
+
+
+def test_a_label_out_of_range_gives_nan_in_its_row_alone():
+    network, shape = small(), (3, 8, 8, 1)
+    x, c, _ = inputs(network, shape)
+    y = run(network, scrambled(network, shape), x, c, jnp.array([4, 0, -1]))
+    np.testing.assert_array_equal(np.isnan(y).all((1, 2, 3)), [True, False, True])
+    assert np.isfinite(y[1]).all()
+
+
+@pytest.mark.parametrize("network, shape", [(small(), (2, 8, 8, 1)), (MLP(num_classes=3), (2, 2))])
+def test_a_missing_or_unwanted_label_is_an_error(network, shape):
+    with pytest.raises(ValueError, match="num_classes=3 but was given no label: pass label"):
+        jax.eval_shape(network.init, KEY, spec(shape), spec(shape[:1]))
+    plain = network.clone(num_classes=0)
+    with pytest.raises(ValueError, match="num_classes=0 but was given a label"):
+        jax.eval_shape(plain.init, KEY, spec(shape), spec(shape[:1]), spec(shape[:1], jnp.int32))
+
+
+# Shapes
+
+
+@pytest.mark.parametrize(
+    "options, shape, message",
+    [
+        (dict(), (8, 7, 1), "8x7 is not divisible by 2"),
+        (dict(multipliers=(1, 2, 2, 2)), (28, 28, 1), "28x28 is not divisible by 8"),
+        (dict(channels=10), (8, 8, 1), "channels 10 x multiplier 1 is not divisible by groups=4"),
+        (dict(head_dim=3), (8, 8, 1), "channels 8 x multiplier 1 is not divisible by head_dim=3"),
+    ],
+)
+def test_impossible_shapes_are_refused_before_tracing(options, shape, message):
+    network = small(num_classes=0, **options)
+    with pytest.raises(ValueError, match=message):
+        check_shape(network, shape)
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(network.init, KEY, spec((1, *shape)), spec((1,)))
+
+
+def test_check_shape_accepts_what_the_network_takes():
+    check_shape(small(), (6, 4, 3))
+    check_shape(small(), (9, 6, 4, 3))
+
+
+# Precision and memory
+
+
+@pytest.mark.parametrize("name", ["adaptive", "residual", "mlp"])
+def test_bfloat16_compute_keeps_float32_parameters_and_stays_near(name):
+    network, shape = NETWORKS[name]
+    half = network.clone(dtype=jnp.bfloat16)
+    params = scrambled(network, shape)
+    assert {p.dtype for p in jax.tree.leaves(init(half, KEY, *specs(half, shape)))} == {jnp.dtype("float32")}
+    y, y_half = (run(n, params, *inputs(network, shape)) for n in (network, half))
+    assert y_half.dtype == jnp.float32
+    # bfloat16 keeps 8 bits, and some dozen roundings add up
+    assert np.linalg.norm(y_half - y) < 0.1 * np.linalg.norm(y)
+    assert np.any(np.asarray(y_half) != np.asarray(y))
+
+
+def test_remat_gives_the_same_output_and_gradients():
+    network, shape = small(adaptive=True, dropout=0.3), (2, 8, 8, 1)
+    params, args = scrambled(network, shape), inputs(network, shape)
+    keys = jax.random.split(KEY, 2)
+
+    def loss(network):
+        return jax.jit(
+            jax.value_and_grad(lambda p: jnp.mean(network.apply({"params": p}, *args, dropout_keys=keys) ** 2))
+        )
+
+    value, gradient = loss(network)(params)
+    value_again, gradient_again = loss(network.clone(remat=True))(params)
+    np.testing.assert_allclose(value_again, value, rtol=1e-5)
+    scale = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(gradient))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * scale), gradient_again, gradient)
+
+
+def test_forward_and_reverse_mode_agree():
+    network, shape = small(adaptive=True), (2, 8, 8, 1)
+    params, args = scrambled(network, shape), inputs(network, shape)
+    direction = jax.tree.map(lambda p: normal(p.size, p.shape), params)
+
+    @jax.jit
+    def both(params):
+        loss = lambda p: jnp.mean(network.apply({"params": p}, *args) ** 2)  # noqa: E731
+        forward = jax.jvp(loss, (params,), (direction,))[1]
+        return forward, sum(jax.tree.leaves(jax.tree.map(jnp.vdot, jax.grad(loss)(params), direction)))
+
+    forward, backward = both(params)
+    np.testing.assert_allclose(forward, backward, rtol=1e-4)
+
+
+def test_any_linen_module_can_be_initialized():
+    module = nn.Dense(3)
+    params = init(module, KEY, spec((2, 5)))
+    jax.tree.map(np.testing.assert_allclose, params, module.init(KEY, jnp.zeros((2, 5)))["params"])

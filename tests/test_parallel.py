@@ -1,0 +1,459 @@
+"""One training step on 1, 2, 4 and 8 devices: over a mesh, sharded, under pmap, and on two hosts, with one result."""
+
+import functools
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from test_train import (
+    CLASSES,
+    PROCESS,
+    QUICKLY,
+    VELOCITY,
+    examples,
+    linear_batch,
+    linear_gradient,
+    linear_loss,
+    linear_params,
+    perceptron_loss,
+    perceptron_params,
+)
+
+from diffax import parallel
+from diffax.train import diffusion_loss, ema_decay, example_keys, init_state, optimizer, train_step
+
+BATCH, STEPS, RATE = 16, 20, 1e-3
+MIN_SIZE = 64  # small enough that the perceptron's matrices are sharded
+
+
+class Task(NamedTuple):
+    """A step, a new state for it (donation ends each), and the shape of its data."""
+
+    step: object
+    fresh: object
+    shape: tuple
+
+
+def task(name):
+    """A training task by the name of its network; Adam with its default epsilon, clipping, an average, no dropout."""
+    params, loss_fn, shape = {"perceptron": _perceptron, "unet": _unet}[name]()
+    tx, ema = optimizer(optax.adam(RATE), 1.0), {"0.9": ema_decay(0.9)}
+    step = partial(train_step, loss_fn=loss_fn, tx=tx, ema=ema)
+    return Task(step, lambda: init_state(jax.tree.map(jnp.copy, params), tx, ema), shape)
+
+
+def _perceptron():
+    return perceptron_params(), perceptron_loss(), (4,)
+
+
+@functools.cache
+def _unet():
+    from diffax.models import UNet, initializers
+
+    network = UNet(out_channels=1, channels=8, multipliers=(1,), blocks=1, attention=(), num_classes=CLASSES, groups=4)
+    given = (((1, 8, 8, 1), jnp.float32), ((1,), jnp.float32), ((1,), jnp.int32))
+    params = initializers.init(network, jax.random.key(0), *(jax.ShapeDtypeStruct(*shape) for shape in given))
+    rng = np.random.default_rng(0)
+    # off the zeros that it starts from, so that every parameter has a gradient from the first step on
+    params = jax.tree.map(lambda a: np.asarray(a) + 0.1 * rng.standard_normal(a.shape).astype(np.float32), params)
+
+    def apply(params, x_in, c_noise, label, dropout_keys):
+        return network.apply({"params": params}, x_in, c_noise, label)
+
+    return params, diffusion_loss(apply, PROCESS, VELOCITY, null_label=CLASSES, drop=0.2), (8, 8, 1)
+
+
+# Each route places a state on n devices and takes a step there: (task, devices) -> (step, state, gather)
+
+
+def single(task, devices):
+    return jax.jit(task.step, compiler_options=QUICKLY), task.fresh(), lambda state: state
+
+
+def mesh(task, devices, shardings=parallel.replicated):
+    state, m = task.fresh(), parallel.mesh(devices)
+    placed = shardings(state, m)
+    step = parallel.data_parallel(task.step, m, placed, compiler_options=QUICKLY)
+    return step, jax.tree.map(jax.device_put, state, placed), lambda state: state
+
+
+def fsdp(task, devices):
+    return mesh(task, devices, partial(parallel.fsdp, min_size=MIN_SIZE))
+
+
+def pmap(task, devices):
+    step = parallel.pmapped(task.step, devices)
+    return step, parallel.replicate(task.fresh(), devices), parallel.unreplicate
+
+
+ROUTES = [mesh, fsdp, pmap]
+
+
+def run(task, route, count):
+    """The state after the steps, gathered on the host, and the losses."""
+    step, state, gather = route(task, jax.devices()[:count])
+    losses = []
+    for i in range(STEPS):
+        batch = examples(BATCH, task.shape, seed=i)
+        state, metrics = step(state, batch, example_keys(jax.random.key(0), i, 0, BATCH))
+        losses.append(metrics["loss"])
+    return jax.device_get(gather(state)), np.array(losses, np.float64)
+
+
+@functools.cache
+def reference(name):
+    return run(task(name), single, 1)
+
+
+def assert_agree(found, expected, atol):
+    """Every parameter p to |p - q| ≤ 1e-4·|q| + atol.
+
+    Adam divides a gradient by its own size, and so makes of a rounding error in a gradient near zero a good part of a
+    step of length RATE. That is what atol, a small share of one such step, is for; a step taken wrongly, or one step
+    too few, is off by RATE.
+    """
+    assert atol <= 0.01 * RATE
+    for (path, p), q in zip(jax.tree.leaves_with_path(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(p, q, rtol=1e-4, atol=atol, err_msg=jax.tree_util.keystr(path))
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 8])
+@pytest.mark.parametrize("route", ROUTES)
+def test_twenty_steps_are_the_same_on_any_number_of_devices(route, count):
+    (state, losses), (expected, expected_losses) = run(task("perceptron"), route, count), reference("perceptron")
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-6)
+    assert_agree((state.params, state.ema_params), (expected.params, expected.ema_params), atol=1e-3 * RATE)
+    assert int(state.step) == STEPS
+
+
+@pytest.mark.parametrize("route", [fsdp, pmap])
+def test_twenty_steps_of_a_unet_are_the_same_on_eight_devices(route):
+    (state, losses), (expected, expected_losses) = run(task("unet"), route, 8), reference("unet")
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
+    found, expected = _without_key_bias(state.params), _without_key_bias(expected.params)
+    assert_agree(found, expected, atol=1e-2 * RATE)
+
+
+def _without_key_bias(params):
+    """Softmax does not see a bias of the keys: its gradient is zero but for rounding, and Adam's step a coin's toss."""
+    bias = params["middle_0_attention"]["qkv"]["bias"]
+    query, _, value = np.split(bias, 3)
+    attention = params["middle_0_attention"] | {"qkv": params["middle_0_attention"]["qkv"] | {"bias": (query, value)}}
+    return params | {"middle_0_attention": attention}
+
+
+def descent():
+    """Least squares by gradient descent of rate 1."""
+    tx, ema = optimizer(optax.sgd(1.0)), {"0.9": ema_decay(0.9)}
+    step = partial(train_step, loss_fn=linear_loss, tx=tx, ema=ema)
+    return Task(step, lambda: init_state(linear_params(), tx, ema), ())
+
+
+# Gradients, by plain gradient descent: no factor of N can hide behind Adam's division
+
+
+def shard_mapped(step, devices, **options):
+    split, whole = PartitionSpec(parallel.AXIS), PartitionSpec()
+    mapped = partial(step, axis_name=parallel.AXIS)
+    specs = dict(in_specs=(whole, split, split), out_specs=(whole, whole))
+    return jax.jit(jax.shard_map(mapped, mesh=parallel.mesh(devices), **specs, **options))
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("route", ["mesh", "fsdp", "pmap", "shard_map", "shard_map unchecked"])
+def test_gradients_are_those_of_the_mean(route, accumulate):
+    devices, tx = jax.devices()[:4], optax.sgd(1.0)
+    step = partial(train_step, loss_fn=linear_loss, tx=tx, ema={}, accumulate=accumulate)
+    state, gather, m = init_state(linear_params(), tx, {}), lambda state: state, parallel.mesh(devices)
+    if route == "pmap":
+        step, state = parallel.pmapped(step, devices), parallel.replicate(state, devices)
+        gather = parallel.unreplicate
+    elif route.startswith("shard_map"):
+        step = shard_mapped(step, devices, **({"check_vma": False} if "unchecked" in route else {}))
+    else:
+        shardings = parallel.fsdp(state, m, 1) if route == "fsdp" else None
+        step = parallel.data_parallel(step, m, shardings)
+        state = state if shardings is None else jax.tree.map(jax.device_put, state, shardings)
+    batch = linear_batch()
+    state, metrics = step(state, batch, jax.random.split(jax.random.key(0), 8))
+    before, after = linear_params(), gather(state).params
+    loss, w, b = linear_gradient(*(np.asarray(before[k], np.float64) for k in ("w", "b")), batch)
+    np.testing.assert_allclose(before["w"] - after["w"], w, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(before["b"] - after["b"], b, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-6)
+    np.testing.assert_allclose(metrics["grad_norm"], np.sqrt((w**2).sum() + (b**2).sum()), rtol=1e-6)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_bad_example_on_one_device_holds_back_all(route):
+    step, state, gather = route(descent(), jax.devices()[:4])
+    batch = linear_batch(poison=np.array([1] * 7 + [np.nan], np.float32))
+    state, metrics = step(state, batch, jax.random.split(jax.random.key(0), 8))
+    assert int(metrics["nonfinite_total"]) == 1
+    np.testing.assert_array_equal(gather(state).params["w"], linear_params()["w"])
+    if route is pmap:  # every device's copy
+        np.testing.assert_array_equal(state.params["w"], np.broadcast_to(linear_params()["w"], (4, 3, 2)))
+
+
+# Placement
+
+
+def test_fsdp_splits_what_is_large_along_its_longest_axis():
+    m = parallel.mesh()
+    tree = dict(
+        wide=np.zeros((16, 64)), tall=np.zeros((64, 16)), conv=np.zeros((3, 3, 24, 8)), odd=np.zeros((33, 31)),
+        longest_does_not_divide=np.zeros((65, 16)), small=np.zeros((8, 4)), scalar=np.zeros(()), empty=np.zeros((0, 8)),
+    )  # fmt: skip
+    specs = {k: s.spec for k, s in parallel.fsdp(tree, m, MIN_SIZE).items()}
+    whole, axis = PartitionSpec(), parallel.AXIS
+    assert specs == dict(
+        wide=PartitionSpec(None, axis), tall=PartitionSpec(axis, None), conv=PartitionSpec(None, None, axis, None),
+        odd=whole, longest_does_not_divide=PartitionSpec(None, axis), small=whole, scalar=whole, empty=whole,
+    )  # fmt: skip
+    default = parallel.fsdp(dict(under=np.zeros(2**16 - 8), at=np.zeros(2**16)), m)
+    assert default["under"].spec == whole and default["at"].spec == PartitionSpec(axis)
+
+
+def test_fsdp_state_stays_sharded():
+    step, state, _ = fsdp(task("perceptron"), jax.devices())
+    placed = jax.tree.map(lambda a: a.sharding, state)
+    for i in range(2):
+        state, _ = step(state, examples(BATCH), example_keys(jax.random.key(0), i, 0, BATCH))
+    assert jax.tree.map(lambda a: a.sharding, state) == placed
+    adam = state.opt_state.inner[1][0]
+    for tree in (state.params, state.ema_params["0.9"], adam.mu, adam.nu):
+        # width 32 over 8 devices; a bias of 32 values is below MIN_SIZE and whole
+        shards = {k: {s.data.shape for s in a.addressable_shards} for k, a in tree.items()}
+        assert shards == dict(inner={(4, 4)}, level={(32,)}, bias={(32,)}, classes={(4, 4)}, outer={(4, 4)})
+    assert state.step.sharding.is_fully_replicated
+
+
+def test_data_parallel_keeps_the_state_whole_and_splits_the_batch():
+    m = parallel.mesh()
+    placed = parallel.replicated(task("perceptron").fresh(), m)
+    assert {s.spec for s in jax.tree.leaves(placed)} == {PartitionSpec()}
+    seen = []
+
+    def spy(state, batch, keys):
+        jax.debug.inspect_array_sharding(batch["x0"], callback=seen.append)
+        return state, {"n": jnp.sum(batch["x0"])}
+
+    state, _ = parallel.data_parallel(spy, m)(
+        {"a": jnp.zeros(8)}, examples(BATCH), jax.random.split(jax.random.key(0), 16)
+    )
+    assert state["a"].sharding.is_fully_replicated and len(state["a"].devices()) == 8
+    assert seen[0].shard_shape((BATCH, 4)) == (2, 4)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_the_state_is_donated(route):
+    step, first, _ = route(descent(), jax.devices())
+    keys, batch = jax.random.split(jax.random.key(0), 8), jax.tree.map(jnp.asarray, linear_batch())
+    second, _ = step(first, batch, keys)
+    third, _ = step(second, batch, keys)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves((first, second)))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((third, batch, keys)))
+
+
+@pytest.mark.parametrize("route", [mesh, fsdp])
+def test_donated_memory_is_used_again(route):
+    step, state, _ = route(descent(), jax.devices())
+    compiled = step.lower(state, linear_batch(), jax.random.split(jax.random.key(0), 8)).compile()
+    state_bytes = sum(a.addressable_shards[0].data.nbytes for a in jax.tree.leaves(state))
+    assert compiled.memory_analysis().alias_size_in_bytes >= state_bytes
+
+
+def test_replicas_are_copies_and_nobody_elses():
+    devices = jax.devices()[:4]
+    tree = dict(a=jnp.arange(6.0).reshape(2, 3), step=jnp.int32(5))
+    copies = parallel.replicate(tree, devices)
+    assert copies["a"].shape == (4, 2, 3) and copies["step"].shape == (4,) and copies["step"].dtype == jnp.int32
+    shards = copies["a"].addressable_shards
+    assert [s.device for s in shards] == devices
+    assert len({s.data.unsafe_buffer_pointer() for s in shards} | {tree["a"].unsafe_buffer_pointer()}) == 5
+    for k, a in parallel.unreplicate(copies).items():
+        np.testing.assert_array_equal(a, tree[k])
+
+
+def test_pmap_refuses_a_batch_that_devices_cannot_share():
+    step, state, _ = pmap(task("perceptron"), jax.devices())
+    with pytest.raises(ValueError, match=r"batch_size 12 .* 8 devices"):
+        step(state, examples(12), example_keys(jax.random.key(0), 0, 0, 12))
+
+
+@pytest.mark.parametrize(
+    "batch_size, devices, accumulate, words",
+    [
+        (10, 4, 1, ["batch_size 10", "4 devices", "multiple of 4"]),
+        (4, 8, 1, ["batch_size 4", "8 devices", "multiple of 8"]),
+        (16, 8, 4, ["batch_size 16", "8 devices", "4 slices", "multiple of 32"]),
+    ],
+)
+def test_a_batch_that_does_not_divide_is_refused(batch_size, devices, accumulate, words):
+    with pytest.raises(ValueError) as error:
+        parallel.check_batch(batch_size, devices, accumulate)
+    assert all(word in str(error.value) for word in words) and "\n" not in str(error.value)
+
+
+def test_a_batch_that_divides_is_taken():
+    for devices in (1, 2, 4, 8):
+        for accumulate in (1, 2, 4):
+            parallel.check_batch(32, devices, accumulate)
+
+
+def test_global_batch_of_one_host_is_its_batch():
+    batch, m = examples(BATCH), parallel.mesh()
+    placed = parallel.global_batch(batch, m)
+    for k, a in placed.items():
+        np.testing.assert_array_equal(a, batch[k])
+        assert a.sharding == NamedSharding(m, PartitionSpec(parallel.AXIS))
+        assert [s.data.shape[0] for s in a.addressable_shards] == [2] * 8
+
+
+def test_mesh_is_one_axis_of_all_devices():
+    m = parallel.mesh()
+    assert isinstance(m, Mesh) and m.axis_names == (parallel.AXIS,) and list(m.devices) == jax.devices()
+    assert m.axis_types == (jax.sharding.AxisType.Auto,)
+    assert list(parallel.mesh(jax.devices()[2:4]).devices) == jax.devices()[2:4]
+
+
+# Hosts
+
+VARIABLES = (
+    *("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID"),
+    *("TPU_WORKER_HOSTNAMES", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"),
+)
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """What `jax.distributed.initialize` is called with, in an environment that describes no hosts."""
+    calls = []
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **options: calls.append(args))
+    return calls
+
+
+@pytest.mark.parametrize(
+    "environment, expected",
+    [
+        ({}, []),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, []),
+        ({"SLURM_STEP_NUM_TASKS": "1", "OMPI_COMM_WORLD_SIZE": "1"}, []),
+        ({"COORDINATOR_ADDRESS": "a:1", "NUM_PROCESSES": "4", "PROCESS_ID": "3"}, [("a:1", 4, 3)]),
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, [()]),
+        ({"SLURM_STEP_NUM_TASKS": "2"}, [()]),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, [()]),
+    ],
+)
+def test_hosts_are_joined_where_the_environment_says_so(started, monkeypatch, environment, expected):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    parallel.start_hosts()
+    assert started == expected
+
+
+@pytest.mark.parametrize(
+    "environment, words",
+    [
+        ({}, ["NUM_PROCESSES", "PROCESS_ID"]),
+        ({"NUM_PROCESSES": "2"}, ["NUM_PROCESSES", "PROCESS_ID"]),
+        ({"NUM_PROCESSES": "two", "PROCESS_ID": "0"}, ["'two'", "NUM_PROCESSES"]),
+        ({"NUM_PROCESSES": "2", "PROCESS_ID": "2"}, ["PROCESS_ID 2", "NUM_PROCESSES", "0 to 1"]),
+    ],
+)
+def test_half_an_environment_is_refused(started, monkeypatch, environment, words):
+    monkeypatch.setenv("COORDINATOR_ADDRESS", "127.0.0.1:1")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError) as error:
+        parallel.start_hosts()
+    assert all(word in str(error.value) for word in words) and not started
+
+
+def as_a_host():
+    """What each process of the two-host test runs: three steps of every route; prints losses and parameters."""
+    parallel.start_hosts()
+    host, hosts, small, rows = (
+        jax.process_index(),
+        jax.process_count(),
+        task("perceptron"),
+        BATCH // jax.process_count(),
+    )
+    m = parallel.mesh()
+    split = NamedSharding(m, PartitionSpec(parallel.AXIS))
+    shardings = {"mesh": parallel.replicated(small.fresh(), m), "fsdp": parallel.fsdp(small.fresh(), m, MIN_SIZE)}
+    keys = jax.jit(lambda i: example_keys(jax.random.key(0), i, 0, BATCH), out_shardings=split)
+    found = {"hosts": hosts, "devices": jax.device_count()}
+    for name, sharding in shardings.items():
+        step, state = (
+            parallel.data_parallel(small.step, m, sharding),
+            jax.tree.map(jax.device_put, small.fresh(), sharding),
+        )
+        losses = []
+        for i in range(3):
+            mine = jax.tree.map(lambda a: a[host * rows : (host + 1) * rows], examples(BATCH, seed=i))
+            state, metrics = step(state, parallel.global_batch(mine, m), keys(i))
+            losses.append(float(metrics["loss"]))
+        whole = jax.jit(lambda tree: tree, out_shardings=NamedSharding(m, PartitionSpec()))(state.params)
+        found[name] = losses, {k: np.asarray(a).tolist() for k, a in whole.items()}
+
+    step, state, losses = parallel.pmapped(small.step), parallel.replicate(small.fresh()), []
+    for i in range(3):
+        mine = jax.tree.map(lambda a: a[host * rows : (host + 1) * rows], examples(BATCH, seed=i))
+        state, metrics = step(state, mine, example_keys(jax.random.key(0), i, host * rows, rows))
+        losses.append(float(metrics["loss"]))
+    found["pmap"] = losses, {k: np.asarray(a).tolist() for k, a in parallel.unreplicate(state.params).items()}
+    print(json.dumps(found))
+
+
+def test_two_hosts_take_the_steps_of_one():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    folder = pathlib.Path(__file__).parent
+    environment = os.environ | {
+        "COORDINATOR_ADDRESS": address,
+        "NUM_PROCESSES": "2",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join([str(folder), str(folder.parent), os.environ.get("PYTHONPATH", "")]),
+    }
+    command = [sys.executable, "-c", "import test_parallel; test_parallel.as_a_host()"]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    hosts = [subprocess.Popen(command, env=environment | {"PROCESS_ID": str(i)}, **pipes) for i in range(2)]
+    try:
+        outputs = [host.communicate(timeout=120) for host in hosts]
+    finally:
+        for host in hosts:
+            host.kill()
+    if any("Multiprocess computations aren't implemented" in errors for _, errors in outputs):
+        pytest.skip("this version of JAX has no collectives between processes on CPU")
+    assert all(host.returncode == 0 for host in hosts), "\n".join(errors[-3000:] for _, errors in outputs)
+
+    small, rows = task("perceptron"), []
+    step, state, _ = single(small, None)
+    for i in range(3):
+        state, metrics = step(state, examples(BATCH, seed=i), example_keys(jax.random.key(0), i, 0, BATCH))
+        rows.append(metrics["loss"])
+    for output, _ in outputs:
+        found = json.loads(output.splitlines()[-1])
+        assert (found["hosts"], found["devices"]) == (2, 8)
+        for name in ("mesh", "fsdp", "pmap"):
+            losses, params = found[name]
+            np.testing.assert_allclose(losses, rows, rtol=1e-6)
+            assert_agree(
+                jax.tree.map(np.asarray, params, is_leaf=lambda a: isinstance(a, list)), state.params, 1e-3 * RATE
+            )

@@ -1,0 +1,465 @@
+"""Samplers: each against the algorithm of its paper in NumPy float64, in the coordinates of that paper."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from oracle import (
+    MIXTURE,
+    PROCESSES,
+    SAMPLERS,
+    exact_denoiser,
+    exact_network,
+    gaussian,
+    keys_of,
+    levels,
+    posterior_mean,
+    precision,
+    strict,  # noqa: F401
+)
+
+from diffax import DDPM, VP, FlowMatching, denoiser, init_noise, linear_betas, samplers
+
+DATA = gaussian(0.3, 0.5)
+BATCH = 256  # more examples than draws of noise in each of them
+
+
+@jax.jit
+def every_sampler(x, sigmas, keys):
+    return {name: run(exact_denoiser(DATA), x, sigmas, keys) for name, (run, _) in SAMPLERS.items()}
+
+
+def noises(keys, n, shape):
+    """The noise of steps 0 … n-1, [n, batch, *shape]: key i, folded with the step."""
+    each = jax.vmap(lambda i: jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), shape))(keys))
+    return np.asarray(each(jnp.arange(n)))
+
+
+def moments(x, found, z, level):
+    """(mean, variance) of a sampler on Gaussian data, without statistical error.
+
+    Its result is affine in the start x and the noises z: the coefficients, found by least squares, are all there is.
+    """
+    columns = np.concatenate([np.ones((1, len(x))), np.asarray(x).T, z[..., 0]]).T
+    coefficients, *_ = np.linalg.lstsq(columns, np.asarray(found)[:, 0])
+    np.testing.assert_allclose(columns @ coefficients, found[:, 0], rtol=1e-8, atol=1e-9)
+    return coefficients[0], (coefficients[1] * level) ** 2 + np.sum(coefficients[2:] ** 2)
+
+
+@functools.cache
+def moments_of(grid, steps):
+    """(sigmas, {sampler: (mean, variance)}) over a process's own range of levels, or over evenly spaced times of VP."""
+    with precision(64):
+        if grid == "times":
+            sigmas = samplers.uniform_time(VP(), steps)
+        else:
+            sigmas = samplers.karras(steps, *levels(PROCESSES[grid](), 2))
+        keys = keys_of(BATCH)
+        x, z = init_noise(keys_of(BATCH, seed=1), (1,), sigmas[0]), noises(keys, len(sigmas) - 1, (1,))
+        found = jax.device_get(every_sampler(x, sigmas, keys))
+        sigmas = np.asarray(sigmas)
+    return sigmas, {name: moments(x, value, z, sigmas[0]) for name, value in found.items()}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("process_name", PROCESSES)
+def test_samples_have_the_mean_and_variance_of_the_data(process_name, name):
+    # their error falls as 1/steps at the slowest: what is left of it when that part is taken out
+    (mean, variance), (_, coarse) = (moments_of(process_name, steps)[1][name] for steps in (200, 100))
+    assert mean == pytest.approx(0.3, abs=0.005)
+    assert 2 * variance - coarse == pytest.approx(0.25, rel=0.015)
+
+
+def recursion(sigmas, drawn_variance, shrink, data_variance=0.25):
+    """The variance after the last step: x' = x0 + shrink·(x - x0) + noise, with x0 the exact posterior mean."""
+    variance = sigmas[0] ** 2
+    for s, r in zip(sigmas[:-1], sigmas[1:]):
+        drawn = drawn_variance(s, r)
+        weight = shrink(s, r, drawn)
+        pull = data_variance / (data_variance + s**2)
+        variance = (pull + weight * (1 - pull)) ** 2 * variance + drawn
+    return variance
+
+
+def beta_tilde(s, r):
+    # arXiv:2006.11239, Eq. 7 over alpha-bar_{t-1}, with alpha-bar = 1/(1 + sigma²)
+    before, now = 1 / (1 + r**2), 1 / (1 + s**2)
+    return (1 - before) / (1 - now) * (1 - now / before) / before
+
+
+def beta(s, r):
+    before, now = 1 / (1 + r**2), 1 / (1 + s**2)
+    return (1 - now / before) / before if r > 0 else 0.0
+
+
+def by_eta(eta):
+    return lambda s, r: eta**2 * beta_tilde(s, r), lambda s, r, drawn: np.sqrt(r**2 - drawn) / s
+
+
+def posterior_shrink(s, r, drawn):
+    return (r / s) ** 2
+
+
+CLOSED = {
+    "ddim": by_eta(0.0),
+    "ddim_half": by_eta(0.5),
+    "ddim_full": by_eta(1.0),
+    "ancestral_small": (beta_tilde, posterior_shrink),
+    "ancestral_large": (beta, posterior_shrink),
+}
+
+
+@pytest.mark.parametrize("name", CLOSED)
+@pytest.mark.parametrize(("grid", "steps"), [("vp", 100), ("cosine", 100), ("edm", 200), ("times", 21)])
+def test_variance_equals_its_closed_form(grid, steps, name):
+    sigmas, found = moments_of(grid, steps)
+    assert found[name][1] == pytest.approx(recursion(sigmas, *CLOSED[name]), rel=1e-8)
+
+
+def test_small_and_large_variance_of_twenty_steps():
+    # 20 steps of the VP SDE, evenly spaced in t: the small variance is too small by far, the large one too large
+    _, found = moments_of("times", 21)
+    assert found["ancestral_small"][1] / 0.25 == pytest.approx(0.6131, abs=1e-4)
+    assert found["ancestral_large"][1] / 0.25 == pytest.approx(1.1841, abs=1e-4)
+
+
+@pytest.mark.parametrize("process_name", PROCESSES)
+def test_a_network_of_any_process_samples_as_its_denoiser(process_name):
+    with precision(64):
+        process = PROCESSES[process_name]()
+        apply, row = exact_network(MIXTURE, process, "eps")
+        sigmas = samplers.karras(12, *levels(process, 2))
+        x = init_noise(keys_of(6), (2,), sigmas[0])
+        ways = (denoiser(apply, process, row), exact_denoiser(MIXTURE))
+        found, expected = (jax.jit(lambda x, way=way: samplers.ddim(way, x, sigmas, keys_of(6)))(x) for way in ways)
+        np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-8)
+
+
+@jax.jit
+def to_a_level(x, grids):
+    return [
+        {
+            name: SAMPLERS[name][0](exact_denoiser(DATA), x, sigmas, keys_of(1))
+            for name in ("ddim", "heun", "dpmpp_2m")
+        }
+        for sigmas in grids
+    ]
+
+
+def test_orders_of_convergence():
+    # against the exact solution m + (x - m)·√((s² + r²)/(s² + h²)) of the probability flow from level h to r
+    steps = (16, 32, 64, 128)
+    with precision(64):
+        grids = [samplers.uniform_logsnr(n + 1, 0.05, 20.0)[:-1] for n in steps]
+        found = to_a_level(jnp.full((1, 1), 25.0), grids)
+    exact = 0.3 + (25.0 - 0.3) * np.sqrt((0.25 + 0.05**2) / (0.25 + 20.0**2))
+    for name, order in (("ddim", 1), ("heun", 2), ("dpmpp_2m", 2)):
+        errors = [abs(float(result[name][0, 0]) - exact) for result in found]
+        slope = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
+        assert slope == pytest.approx(order, abs=0.3), name
+
+
+@pytest.mark.parametrize("churn", [0.0, 5.0, 30.0])
+def test_heun_is_edms_algorithm_2(churn):
+    # arXiv:2206.00364, Algorithm 2, line by line
+    n, s_min, s_max, s_noise = 18, 0.05, 20.0, 1.007
+    with precision(64):
+        keys, t = keys_of(8), samplers.karras(n)
+        start = init_noise(keys_of(8, seed=1), (2,), t[0])
+        found, path = jax.jit(
+            lambda x, churn: samplers.heun(
+                exact_denoiser(MIXTURE),
+                x,
+                t,
+                keys,
+                churn=churn,
+                s_min=s_min,
+                s_max=s_max,
+                s_noise=s_noise,
+                trajectory=True,
+            )
+        )(start, churn)
+        eps, x, t = noises(keys, n, (2,)), np.asarray(start), np.asarray(t)
+    for i in range(n):
+        gamma = min(churn / n, np.sqrt(2) - 1) if s_min <= t[i] <= s_max else 0.0
+        t_hat = t[i] + gamma * t[i]
+        x_hat = x + np.sqrt(t_hat**2 - t[i] ** 2) * s_noise * eps[i]
+        d = (x_hat - posterior_mean(MIXTURE, x_hat, np.full(8, t_hat))) / t_hat
+        x = x_hat + (t[i + 1] - t_hat) * d
+        if t[i + 1] != 0:
+            d_next = (x - posterior_mean(MIXTURE, x, np.full(8, t[i + 1]))) / t[i + 1]
+            x = x_hat + (t[i + 1] - t_hat) * (0.5 * d + 0.5 * d_next)
+        np.testing.assert_allclose(path.x[i + 1], x, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(found, x, rtol=1e-9, atol=1e-9)
+
+
+def test_ddim_is_euler_on_the_velocity():
+    # x_t' = x_t + (t' - t)·E[eps - x0 | x_t] in flow matching's own coordinates
+    t = np.append(np.linspace(0.98, 0.05, 15), 0.0)
+    with precision(64):
+        process = FlowMatching()
+        apply, row = exact_network(MIXTURE, process, "velocity")
+        sigmas = samplers.at_times(process, t[:-1])
+        start = init_noise(keys_of(8), (2,), sigmas[0])
+        _, path = jax.jit(
+            lambda x: samplers.ddim(denoiser(apply, process, row), x, sigmas, keys_of(8), trajectory=True)
+        )(start)
+    path, x_t = np.asarray(path.x), np.asarray(start) * (1 - t[0])
+    for i in range(15):
+        x0 = posterior_mean(MIXTURE, x_t / (1 - t[i]), np.full(8, t[i] / (1 - t[i])))
+        x_t = x_t + (t[i + 1] - t[i]) * (x_t - x0) / t[i]
+        np.testing.assert_allclose(path[i + 1] * (1 - t[i + 1]), x_t, rtol=1e-10, atol=1e-11)
+
+
+@functools.cache
+def ho_et_al(large):
+    """Algorithm 2 of arXiv:2006.11239 on a chain of 30 steps, from its betas: (alpha-bar, path of x_t, its draws)."""
+    betas = linear_betas(30, 0.003, 0.5)
+    alpha_bar = np.cumprod(1 - betas)
+    with precision(64):
+        keys = keys_of(8)
+        x_t = np.asarray(init_noise(keys_of(8, seed=1), (2,), 1.0))
+        z, path = noises(keys, 30, (2,)), [x_t]
+    for i, t in enumerate(reversed(range(30))):
+        before = alpha_bar[t - 1] if t else 1.0
+        x0 = posterior_mean(MIXTURE, x_t / np.sqrt(alpha_bar[t]), np.full(8, np.sqrt(1 / alpha_bar[t] - 1)))
+        # Eq. 7
+        mean = np.sqrt(before) * betas[t] * x0 + np.sqrt(1 - betas[t]) * (1 - before) * x_t
+        variance = betas[t] if large else betas[t] * (1 - before) / (1 - alpha_bar[t])
+        x_t = mean / (1 - alpha_bar[t]) + (np.sqrt(variance) * z[i] if t else 0.0)
+        path.append(x_t)
+    return betas, np.append(alpha_bar[::-1], 1.0), path
+
+
+@pytest.mark.parametrize(
+    ("name", "large"), [("ddim_full", False), ("ancestral_small", False), ("ancestral_large", True)]
+)
+def test_the_ddpm_chain_of_ho_et_al(name, large):
+    betas, alpha_bar, expected = ho_et_al(large)
+    with precision(64):
+        process = DDPM(betas)
+        apply, row = exact_network(MIXTURE, process, "eps")
+        sigmas = samplers.uniform_time(process, 30)
+        _, path = jax.jit(
+            lambda x: SAMPLERS[name][0](denoiser(apply, process, row), x, sigmas, keys_of(8), trajectory=True)
+        )(jnp.asarray(expected[0]) / np.sqrt(alpha_bar[0]))
+    for x, a, x_t in zip(np.asarray(path.x), alpha_bar, expected):
+        np.testing.assert_allclose(x * np.sqrt(a), x_t, rtol=1e-8, atol=1e-9)
+
+
+def test_variance_between_small_and_large():
+    # arXiv:2102.09672, Eq. 15: exp(v·log beta + (1 - v)·log beta-tilde)
+    with precision(64):
+        s, r = 1.7, 0.6
+        keys = keys_of(4)
+        found = [
+            samplers.ancestral(lambda x, sigma: 0.0 * x, jnp.zeros((4, 1)), jnp.asarray([s, r]), keys, variance=v)
+            for v in (0.0, 0.3, 1.0)
+        ]
+        z = noises(keys, 1, (1,))[0]
+    for v, value in zip((0.0, 0.3, 1.0), found):
+        np.testing.assert_allclose(value, np.sqrt(beta(s, r) ** v * beta_tilde(s, r) ** (1 - v)) * z, rtol=1e-12)
+
+
+def test_dpmpp_2m_is_its_algorithm_2():
+    # arXiv:2211.01095, Algorithm 2, in the variance-preserving coordinates and half-log-SNRs of that paper
+    n = 12
+    with precision(64):
+        sigmas = samplers.karras(n, 0.01, 60.0)
+        start = init_noise(keys_of(8), (2,), sigmas[0])
+        found = jax.jit(lambda x: samplers.dpmpp_2m(exact_denoiser(MIXTURE), x, sigmas, keys_of(8)))(start)
+        s = np.asarray(sigmas)
+    alpha = 1 / np.sqrt(1 + s**2)
+    sigma = s * alpha
+    lam = np.log(alpha[:-1] / sigma[:-1])
+    x, before = np.asarray(start) * alpha[0], None
+    for i in range(n):
+        x0 = posterior_mean(MIXTURE, x / alpha[i], np.full(8, s[i]))
+        if i + 1 == n:
+            x = x0
+        else:
+            h = lam[i + 1] - lam[i]
+            best = x0 if before is None else x0 + (x0 - before) * h / (2 * (lam[i] - lam[i - 1]))
+            x = sigma[i + 1] / sigma[i] * x - alpha[i + 1] * np.expm1(-h) * best
+        before = x0
+    np.testing.assert_allclose(found, x, rtol=1e-9, atol=1e-10)
+
+
+@jax.jit
+def every_path(x, sigmas, keys):
+    return {name: run(exact_denoiser(DATA), x, sigmas, keys, trajectory=True) for name, (run, _) in SAMPLERS.items()}
+
+
+def test_trajectories():
+    sigmas, keys = samplers.karras(7), keys_of(16)
+    x = init_noise(keys_of(16, seed=1), (1,), sigmas[0])
+    for name, (found, path) in every_path(x, sigmas, keys).items():
+        assert path.x.shape == (8, 16, 1)
+        assert path.x0.shape == (7, 16, 1)
+        np.testing.assert_array_equal(path.x[0], x)
+        np.testing.assert_array_equal(path.x[-1], found)
+        # the step to 0 ends on the estimate itself
+        np.testing.assert_allclose(found, path.x0[-1], rtol=1e-5, atol=1e-6, err_msg=name)
+        if not name.startswith("heun_"):  # whose estimates are made after noise is added
+            expected = exact_denoiser(DATA)(path.x[3], sigmas[3])
+            np.testing.assert_allclose(path.x0[3], expected, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_keys_matter_where_noise_is_drawn():
+    sigmas, x = samplers.karras(7), jnp.ones((16, 1))
+    first, second = (every_sampler(x, sigmas, keys_of(16, seed)) for seed in (0, 1))
+    for name, (_, draws) in SAMPLERS.items():
+        assert np.all(first[name] == second[name]) != draws, name
+        assert len(np.unique(first[name])) == (16 if draws else 1), name
+
+
+def test_sample_i_depends_on_start_and_key_i_only():
+    sigmas, keys = samplers.karras(7), keys_of(16)
+    x = init_noise(keys_of(16, seed=1), (1,), sigmas[0])
+    whole = every_sampler(x, sigmas, keys)
+    alone, turned = every_sampler(x[5:6], sigmas, keys[5:6]), every_sampler(x[::-1], sigmas, keys[::-1])
+    others = every_sampler(x.at[1:].set(7.0), sigmas, keys.at[1:].set(keys_of(15, seed=2)))
+    for name in SAMPLERS:
+        np.testing.assert_allclose(alone[name], whole[name][5:6], rtol=1e-5, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(turned[name], whole[name][::-1], rtol=1e-5, atol=1e-6, err_msg=name)
+        np.testing.assert_array_equal(others[name][0], whole[name][0], err_msg=name)
+
+
+def test_eight_devices_draw_the_same_samples():
+    sigmas, keys = samplers.karras(7), keys_of(16)
+    x = init_noise(keys_of(16, seed=1), (1,), sigmas[0])
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
+    x_8, keys_8 = jax.device_put((x, keys), NamedSharding(mesh, P("batch")))
+    one, eight = every_sampler(x, sigmas, keys), every_sampler(x_8, sigmas, keys_8)
+    for name in SAMPLERS:
+        assert len(eight[name].sharding.device_set) == 8
+        np.testing.assert_allclose(eight[name], one[name], rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def swept(name):
+    """A sampler, and the options that its line in the list sets."""
+    run = SAMPLERS[name][0]
+    return getattr(run, "func", run), {k: jnp.float32(v) for k, v in getattr(run, "keywords", {}).items()}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_sweeping_does_not_recompile(name):
+    run, options = swept(name)
+    traced, found = [], set()
+
+    @jax.jit
+    def sample(x, sigmas, keys, options):
+        traced.append(1)
+        return run(exact_denoiser(DATA), x, sigmas, keys, **options)
+
+    x, keys = jnp.ones((2, 1)), keys_of(2)
+    for factor in (1.0, 0.8, 0.5):
+        found.add(float(sample(x, samplers.karras(5), keys, {k: v * factor for k, v in options.items()})[0, 0]))
+    assert len(found) == (3 if options else 1)
+    sample(x, samplers.karras(5, 0.02, 10.0), keys, options)
+    assert len(traced) == 1
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_vmap_and_gradients(name):
+    # over everything that is traced, at once; in both modes; the last level, 0, included
+    run, options = swept(name)
+    keys, sigmas = keys_of(2), samplers.karras(5, 0.01, 10.0)
+
+    def mean(x, sigmas, options):
+        return jnp.mean(run(exact_denoiser(DATA), x, sigmas, keys, **options))
+
+    x = jnp.stack([jnp.full((2, 1), value) for value in (1.0, -3.0, 5.0)])
+    grids = jnp.stack([sigmas, 0.9 * sigmas, 1.1 * sigmas])
+    swept_options = {k: v * jnp.asarray([1.0, 0.9, 0.8]) for k, v in options.items()}
+    arguments = (x, grids, swept_options)
+
+    def run_all(*arguments):
+        # the gradient of the vmapped, where both branches of every condition run
+        def total(*arguments):
+            values = jax.vmap(mean)(*arguments)
+            return jnp.sum(values), values
+
+        (_, values), gradients = jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True)(*arguments)
+        slope = jax.jvp(lambda *a: total(*a)[0], arguments, jax.tree.map(jnp.ones_like, arguments))[1]
+        return values, gradients, slope
+
+    values, gradients, slope = jax.jit(run_all)(*arguments)
+    for leaf in jax.tree.leaves((values, gradients, slope)):
+        assert np.all(np.isfinite(leaf))
+    one_by_one = jax.jit(lambda *a: [mean(*jax.tree.map(lambda leaf, i=i: leaf[i], a)) for i in range(3)])(*arguments)
+    np.testing.assert_allclose(values, one_by_one, rtol=1e-4, atol=1e-5)
+    # the two modes agree: the slope along all ones is the sum of the gradient
+    np.testing.assert_allclose(slope, sum(jnp.sum(g) for g in jax.tree.leaves(gradients)), rtol=1e-3, atol=1e-4)
+
+
+def test_finite_from_the_noisiest_level_of_all():
+    sigmas = samplers.uniform_logsnr(12, 1e-4, 4096.0)
+    x = init_noise(keys_of(8), (1,), sigmas[0])
+    for name, found in every_sampler(x, sigmas, keys_of(8, seed=1)).items():
+        assert found.dtype == np.float32
+        assert np.all(np.abs(found) < 5.0), name
+
+
+def test_grids():
+    with precision(64):
+        # arXiv:2206.00364, Eq. 5
+        i = np.arange(18)
+        expected = (80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+        np.testing.assert_allclose(samplers.karras(18), np.append(expected, 0.0), rtol=1e-12)
+        np.testing.assert_allclose(samplers.uniform_logsnr(3, 0.01, 100.0), [100.0, 1.0, 0.01, 0.0], rtol=1e-12)
+        np.testing.assert_allclose(samplers.at_times(FlowMatching(), [0.8, 0.5]), [4.0, 1.0, 0.0], rtol=1e-12)
+        np.testing.assert_allclose(samplers.karras(2, rho=1.0), [80.0, 0.002, 0.0], rtol=1e-10)
+        table = DDPM(linear_betas())
+        own = samplers.uniform_time(table, 1000)
+        np.testing.assert_allclose(own[:-1], np.exp(table.log_nsr)[::-1], rtol=1e-12)
+    for make in (samplers.karras, samplers.uniform_logsnr):
+        np.testing.assert_allclose(make(1), [80.0, 0.0], rtol=1e-5)
+    np.testing.assert_allclose(samplers.uniform_time(FlowMatching(), 1), [999.0, 0.0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("process_name", PROCESSES)
+def test_grids_of_processes_can_be_followed(process_name):
+    process = PROCESSES[process_name]()
+    sigmas = samplers.uniform_time(process, 20)
+    samplers.check_sigmas(sigmas)
+    np.testing.assert_allclose(sigmas[jnp.asarray([0, 19])], levels(process, 2)[::-1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("make", [samplers.karras, samplers.uniform_logsnr, lambda n: samplers.uniform_time(VP(), n)])
+@pytest.mark.parametrize("n", [0, -3])
+def test_a_grid_needs_a_level(make, n):
+    with pytest.raises(ValueError, match=f"at least 1 level, got {n}"):
+        make(n)
+
+
+@pytest.mark.parametrize(
+    ("sigmas", "message"),
+    [
+        ([1.0], "at least 2 levels"),
+        ([[1.0, 0.0]], r"shape \(1, 2\)"),
+        ([1.0, 2.0, 0.0], "got 1.0 then 2.0 at step 0"),
+        ([2.0, 1.0, 1.0, 0.0], "got 1.0 then 1.0 at step 1"),
+        ([2.0, float("nan"), 0.0], "got 2.0 then nan"),
+        ([float("inf"), 1.0, 0.0], "got inf then 1.0"),
+        ([2.0, 1.0], "end in 0, got 1.0"),
+        ([2.0, 1.0, -1.0], "end in 0, got -1.0"),
+    ],
+)
+def test_bad_sigmas(sigmas, message):
+    with pytest.raises(ValueError, match=message):
+        samplers.check_sigmas(jnp.asarray(sigmas))
+
+
+def test_init_noise():
+    keys = keys_of(4096)
+    x = init_noise(keys, (2, 3), 80.0)
+    assert x.shape == (4096, 2, 3)
+    np.testing.assert_allclose(init_noise(keys[7:8], (2, 3), 40.0)[0] * 2, x[7], rtol=1e-6)
+    n = x.size
+    assert abs(np.mean(x) / 80.0) < 4 / np.sqrt(n)
+    assert abs(np.var(x) / 80.0**2 - 1) < 4 * np.sqrt(2 / n)

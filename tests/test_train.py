@@ -1,0 +1,436 @@
+"""The training step against steps written out by hand; its averages, schedules, skips and keys."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from oracle import keys_of, precision
+
+from diffax import FlowMatching, prediction
+from diffax.losses import uniform
+from diffax.train import (
+    TrainState,
+    diffusion_loss,
+    ema_decay,
+    example_keys,
+    init_state,
+    optimizer,
+    schedule,
+    skip_nonfinite,
+    train_step,
+)
+
+QUICKLY = {"xla_backend_optimization_level": 0}  # these programs take longer to compile than to run
+CLASSES = 3  # labels 0, 1, 2; 3 stands for none
+PROCESS, VELOCITY = FlowMatching(), prediction.velocity()
+
+
+def perceptron(params, x_in, c_noise, label=None, dropout_keys=None):
+    """A network as a plain function: one hidden layer, told the noise level and the class."""
+    h = x_in @ params["inner"] + c_noise[:, None] / 1000.0 * params["level"] + params["bias"]
+    h = h if label is None else h + params["classes"][label]
+    return jnp.tanh(h) @ params["outer"]
+
+
+def perceptron_params(features=4, width=32):
+    """Parameters of `perceptron`, none of them zero."""
+    rng = np.random.default_rng(0)
+    shapes = dict(inner=(features, width), level=(width,), bias=(width,), classes=(CLASSES + 1, width))
+    shapes |= dict(outer=(width, features))
+    scales = dict(outer=0.2)
+    return {k: jnp.asarray(scales.get(k, 0.5) * rng.standard_normal(s), jnp.float32) for k, s in shapes.items()}
+
+
+def examples(n, shape=(4,), seed=0):
+    """A batch dict(x0 [n, *shape], label [n]) of noise."""
+    rng = np.random.default_rng(seed)
+    return dict(x0=rng.uniform(-1, 1, (n, *shape)).astype(np.float32), label=rng.integers(0, CLASSES, n, np.int32))
+
+
+def perceptron_loss(drop=0.2):
+    """The loss that the perceptron is trained with here."""
+    return diffusion_loss(perceptron, PROCESS, VELOCITY, null_label=CLASSES, drop=drop)
+
+
+def train(steps, loss_fn, params, tx, ema, n=16, accumulate=1, shape=(4,)):
+    """The state and the metrics of each step of a plain jitted run."""
+    step = partial(train_step, loss_fn=loss_fn, tx=tx, ema=ema, accumulate=accumulate)
+    step = jax.jit(step, compiler_options=QUICKLY)
+    state, rows = init_state(params, tx, ema), []
+    for i in range(steps):
+        state, metrics = step(state, examples(n, shape, seed=i), example_keys(jax.random.key(0), i, 0, n))
+        rows.append(jax.device_get(metrics))
+    return state, rows
+
+
+def assert_bitwise(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+# The step against NumPy
+
+
+def linear_loss(params, batch, keys):
+    """Least squares of a linear map: its gradient is a line of NumPy. A batch may poison it."""
+    error = jnp.mean((batch["x0"] @ params["w"] + params["b"] - batch["y"]) ** 2, -1)
+    return error * batch["poison"] if "poison" in batch else error
+
+
+def linear_batch(n=8, seed=0, dtype=np.float32, **more):
+    rng = np.random.default_rng(seed)
+    draw = lambda *shape: rng.standard_normal(shape).astype(dtype)  # noqa: E731
+    return dict(x0=draw(n, 3), y=draw(n, 2), **more)
+
+
+def linear_params(dtype=jnp.float32):
+    return dict(w=jnp.asarray([[1.0, 2.0], [-1.0, 0.5], [0.3, -2.0]], dtype), b=jnp.asarray([0.5, -0.5], dtype))
+
+
+def linear_gradient(w, b, batch):
+    residual = batch["x0"] @ w + b - batch["y"]
+    scale = 2.0 / residual.size
+    return np.mean(residual**2), scale * batch["x0"].T @ residual, scale * residual.sum(0)
+
+
+def by_hand(steps, clip, decays, rate):
+    """Gradient, clipping, Adam (arXiv:1412.6980, Algorithm 1) and moving averages in NumPy's float64."""
+    theta = [np.asarray(linear_params()[k], np.float64) for k in ("w", "b")]
+    means = {name: list(theta) for name in decays}
+    m, v = [0.0, 0.0], [0.0, 0.0]
+    rows = []
+    for i in range(steps):
+        loss, *g = linear_gradient(*theta, linear_batch(seed=i, dtype=np.float64))
+        norm = np.sqrt(sum((a**2).sum() for a in g))
+        rows.append((loss, norm))
+        g = [a * min(1.0, clip / norm) for a in g]
+        m = [0.9 * old + 0.1 * a for old, a in zip(m, g)]
+        v = [0.999 * old + 0.001 * a**2 for old, a in zip(v, g)]
+        hat = [(a / (1 - 0.9 ** (i + 1)), b / (1 - 0.999 ** (i + 1))) for a, b in zip(m, v)]
+        theta = [t - rate(i) * a / (np.sqrt(b) + 1e-8) for t, (a, b) in zip(theta, hat)]
+        for name, decay in decays.items():
+            d = min(decay, (1 + i) / (10 + i))
+            means[name] = [d * old + (1 - d) * t for old, t in zip(means[name], theta)]
+    return theta, means, rows
+
+
+@pytest.mark.parametrize("bits, rtol", [(32, 1e-5), (64, 5e-7)])
+def test_step_is_the_one_written_by_hand(bits, rtol):
+    # in 64 bits what is left is the decays', the learning rate's and Adam's own float32 scalars
+    decays, clip, steps = {"fast": 0.3, "slow": 0.999}, 2.0, 20
+
+    def rate(i):
+        return 0.05 * i / 5 if i < 5 else 0.05 * 0.5 * (1 + np.cos(np.pi * (i - 5) / 25))
+
+    theta, means, rows = by_hand(steps, clip, decays, rate)
+    norms = np.array([norm for _, norm in rows])
+    assert (norms > clip).any() and (norms < clip).any()  # clipping is at work, but not always
+    with precision(bits):
+        dtype = np.dtype(f"float{bits}")
+        tx = optimizer(optax.adam(schedule(0.05, warmup=5, decay_steps=30)), clip)
+        ema = {name: ema_decay(decay) for name, decay in decays.items()}
+        step = jax.jit(partial(train_step, loss_fn=linear_loss, tx=tx, ema=ema))
+        state = init_state(linear_params(dtype), tx, ema)
+        for i in range(steps):
+            state, metrics = step(state, linear_batch(seed=i, dtype=dtype), keys_of(8))
+            np.testing.assert_allclose((metrics["loss"], metrics["grad_norm"]), rows[i], rtol=20 * rtol)
+        assert int(state.step) == steps
+        assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.ema_params))} == {dtype}
+        for expected, found in [(theta, state.params), *((means[k], state.ema_params[k]) for k in decays)]:
+            np.testing.assert_allclose(found["w"], expected[0], rtol=rtol, atol=rtol)
+            np.testing.assert_allclose(found["b"], expected[1], rtol=rtol, atol=rtol)
+
+
+def test_accumulation_is_the_whole_batch():
+    # plain gradient descent, so that the rounding of gradients is not amplified; implicit promotion is an error
+    tx, ema = optimizer(optax.sgd(0.1), 1.0), {"a": ema_decay(0.9), "b": ema_decay(0.5, warmup=False)}
+    with jax.numpy_dtype_promotion("strict"):
+        whole, whole_rows = train(5, perceptron_loss(), perceptron_params(), tx, ema)
+        for accumulate in (2, 4):
+            parts, rows = train(5, perceptron_loss(), perceptron_params(), tx, ema, accumulate=accumulate)
+            for found, expected in zip(jax.tree.leaves(parts), jax.tree.leaves(whole), strict=True):
+                np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+            for row, expected in zip(rows, whole_rows):
+                np.testing.assert_allclose(row["loss"], expected["loss"], rtol=1e-6)
+                np.testing.assert_allclose(row["grad_norm"], expected["grad_norm"], rtol=1e-5)
+
+
+def test_accumulation_refuses_unequal_slices():
+    with pytest.raises(ValueError, match=r"batch of 16 .* accumulate=3"):
+        train(1, perceptron_loss(), perceptron_params(), optax.sgd(0.1), {}, accumulate=3)
+
+
+# Moving averages, schedules, clipping
+
+
+def test_averages_on_a_linear_path():
+    """θ_n = θ_0 + n·s: with decay d the average lags by s·d(1 - d^n)/(1 - d), in warm-up by exactly s·n/10."""
+    start, slope, rate = jnp.asarray([1.0, -2.0, 0.25]), jnp.asarray([3.0, 0.5, -1.0]), 0.125
+    decays = {"0": 0.0, "0.5": 0.5, "0.9": 0.9, "0.999": 0.999}
+    ema = {k: ema_decay(d, warmup=False) for k, d in decays.items()} | {"warm": ema_decay(0.9999)}
+
+    def linear(params, batch, keys):
+        return jnp.full(keys.shape, params @ slope)
+
+    state, _ = train(40, linear, start, optax.sgd(rate), ema)
+    s, n = -rate * np.asarray(slope), 40
+    end = np.asarray(start) + n * s
+    np.testing.assert_allclose(state.params, end, rtol=1e-6)
+    for name, d in decays.items():
+        np.testing.assert_allclose(state.ema_params[name], end - s * d * (1 - d**n) / (1 - d), rtol=1e-5)
+    # the lag e obeys e' = d_n (e + s), d_n = (1 + n)/(10 + n); s·n/10 solves it
+    np.testing.assert_allclose(state.ema_params["warm"], end - s * n / 10, rtol=1e-5)
+
+
+def test_ema_decay_warms_up_to_its_value():
+    n = np.array([0, 1, 9, 90, 8980, 8990, 9000, 10**6, 2**30], np.int32)
+    np.testing.assert_allclose(ema_decay(0.999)(n), np.minimum(0.999, (1 + n.astype(float)) / (10 + n)), rtol=1e-7)
+    assert float(ema_decay(0.999)(n)[0]) == np.float32(0.1) and float(ema_decay(0.999)(n)[-1]) == np.float32(0.999)
+    assert float(ema_decay(0.999, warmup=False)(0)) == np.float32(0.999)
+
+
+@pytest.mark.parametrize(
+    "warmup, decay_steps, expected",
+    [
+        (0, 0, {0: 1, 1: 1, 10**6: 1}),
+        (10, 0, {0: 0, 1: 0.1, 5: 0.5, 10: 1, 11: 1, 10**6: 1}),
+        (0, 100, {0: 1, 25: 0.5 + 0.5**1.5, 50: 0.5, 100: 0, 10**6: 0}),
+        (10, 110, {0: 0, 5: 0.5, 10: 1, 35: 0.5 + 0.5**1.5, 60: 0.5, 85: 0.5 - 0.5**1.5, 110: 0, 111: 0}),
+    ],
+)
+def test_schedule(warmup, decay_steps, expected):
+    rate = schedule(2e-4, warmup, decay_steps)
+    for step, share in expected.items():
+        np.testing.assert_allclose(rate(jnp.int32(step)), 2e-4 * share, rtol=1e-5, atol=1e-10)
+
+
+@pytest.mark.parametrize("clip", [1e-3, 0.5, 1e3, float("inf")])
+def test_clipping_keeps_the_direction(clip):
+    _, w, b = linear_gradient(*(np.asarray(linear_params()[k], np.float64) for k in ("w", "b")), linear_batch())
+    norm = np.sqrt((w**2).sum() + (b**2).sum())
+    tx = optimizer(optax.sgd(1.0), clip)
+    state, metrics = train_step(
+        init_state(linear_params(), tx, {}), linear_batch(), keys_of(8), loss_fn=linear_loss, tx=tx, ema={}
+    )
+    moved = jax.tree.map(lambda old, new: old - new, linear_params(), state.params)
+    for found, gradient in ((moved["w"], w), (moved["b"], b)):
+        np.testing.assert_allclose(found, gradient * min(1.0, clip / norm), rtol=1e-4, atol=5e-7)
+    np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-5)  # what is measured is what came in
+
+
+# Gradients that are not finite
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_gradient_that_is_not_finite_changes_nothing(bad, accumulate):
+    tx, ema = optimizer(optax.adam(schedule(0.1, 5)), 1.0), {"a": ema_decay(0.9)}
+    step = jax.jit(partial(train_step, loss_fn=linear_loss, tx=tx, ema=ema, accumulate=accumulate))
+    good = linear_batch(poison=np.ones(8, np.float32))
+    one_bad = linear_batch(poison=np.array([1] * 7 + [bad], np.float32))  # a single example is enough
+    state = init_state(linear_params(), tx, ema)
+    for _ in range(3):
+        state, metrics = step(state, good, keys_of(8))
+    assert (metrics["nonfinite_in_a_row"], metrics["nonfinite_total"]) == (0, 0)
+
+    after = state
+    for n in range(1, 31):
+        after, metrics = step(after, one_bad, keys_of(8))
+        assert (metrics["nonfinite_in_a_row"], metrics["nonfinite_total"]) == (n, n)
+        assert not np.isfinite(metrics["grad_norm"])
+        assert_bitwise((after.params, after.opt_state.inner), (state.params, state.opt_state.inner))
+    assert int(after.step) == 33
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
+
+    resumed, metrics = step(after, good, keys_of(8))
+    assert (metrics["nonfinite_in_a_row"], metrics["nonfinite_total"]) == (0, 30)
+    never, _ = step(state, good, keys_of(8))
+    assert_bitwise((resumed.params, resumed.opt_state.inner), (never.params, never.opt_state.inner))
+    _, metrics = step(resumed, one_bad, keys_of(8))
+    assert (metrics["nonfinite_in_a_row"], metrics["nonfinite_total"]) == (1, 31)
+
+
+def test_one_bad_leaf_holds_back_all():
+    tx = skip_nonfinite(optax.adam(0.1))
+    params = linear_params()
+    grads = dict(w=jnp.ones((3, 2)), b=jnp.asarray([1.0, np.nan]))
+    updates, state = tx.update(grads, tx.init(params), params)
+    assert_bitwise(updates, jax.tree.map(jnp.zeros_like, params))
+    assert_bitwise(state.inner, tx.init(params).inner)
+
+
+def test_an_optimizer_without_skipping_measures_no_skips():
+    _, rows = train(1, perceptron_loss(), perceptron_params(), optax.sgd(0.1), {})
+    assert set(rows[0]) == {"loss", "grad_norm"}
+
+
+# The state
+
+
+def test_state_holds_arrays_only():
+    tx = optimizer(optax.adam(schedule(0.1, 5)), 1.0)
+    state = init_state(linear_params(), tx, {"0.9": ema_decay(0.9), "0.99": ema_decay(0.99)})
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
+    assert state.step.dtype == jnp.int32 and state.step.shape == ()
+    assert set(state.ema_params) == {"0.9", "0.99"}
+    for copy in state.ema_params.values():
+        assert_bitwise(copy, state.params)
+    buffers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(state)]
+    assert len(set(buffers)) == len(buffers)  # a buffer held twice could not be donated
+
+    through = jax.jit(lambda state: state)(state)
+    assert isinstance(through, TrainState) and jax.tree.structure(through) == jax.tree.structure(state)
+    assert_bitwise(through, state)
+    doubled = jax.tree.map(lambda a: 2 * a, state)
+    assert isinstance(doubled, TrainState)
+    np.testing.assert_array_equal(doubled.params["w"], 2 * state.params["w"])
+    rebuilt = jax.tree.unflatten(jax.tree.structure(state), jax.tree.leaves(state))
+    assert_bitwise(rebuilt, state)
+    shapes = jax.eval_shape(lambda: init_state(linear_params(), tx, {"0.9": ema_decay(0.9), "0.99": ema_decay(0.99)}))
+    assert jax.tree.structure(shapes) == jax.tree.structure(state)
+
+
+# The loss: labels, keys
+
+
+@partial(jax.jit, static_argnames="null_label", compiler_options=QUICKLY)
+def overheard(batch, keys, drop=0.0, null_label=CLASSES):
+    """The losses, and what the network and the time sampler were given."""
+    heard = {}
+
+    def network(params, x_in, c_noise, label, dropout_keys):
+        heard.update(x_in=x_in, label=label, dropout_keys=dropout_keys)
+        return x_in
+
+    def sample_time(process, keys):
+        heard.update(time_keys=keys, t=uniform()(process, keys))
+        return heard["t"]
+
+    options = dict(sample_time=sample_time, null_label=null_label, drop=drop)
+    return diffusion_loss(network, PROCESS, VELOCITY, **options)(None, batch, keys), heard
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.1, 0.5, 1.0])
+def test_labels_are_dropped_with_their_probability(drop):
+    n = 4096
+    batch = examples(n)
+    _, heard = overheard(batch, keys_of(n), drop)
+    label = np.asarray(heard["label"])
+    dropped = label == CLASSES
+    assert label.dtype == np.int32
+    np.testing.assert_array_equal(label[~dropped], batch["label"][~dropped])
+    std = np.sqrt(n * drop * (1 - drop))
+    assert abs(dropped.sum() - n * drop) <= 4 * std
+    if 0 < drop < 1:  # whether a label is dropped tells nothing of the time, nor of the class
+        for other in (heard["t"], batch["label"]):
+            assert abs(np.corrcoef(dropped, other)[0, 1]) < 4 / np.sqrt(n)
+
+
+def test_each_example_has_its_own_luck():
+    batch, keys = examples(64), keys_of(64)
+    losses, heard = overheard(batch, keys, 0.5)
+    order = np.random.default_rng(1).permutation(64)[:40]
+    some, heard_some = overheard(jax.tree.map(lambda a: a[order], batch), keys[order], 0.5)
+    np.testing.assert_array_equal(heard_some["label"], heard["label"][order])
+    np.testing.assert_allclose(some, losses[order], rtol=1e-6)
+
+
+def test_without_classes_there_is_no_label():
+    batch, keys = examples(64), keys_of(64)
+    losses, _ = overheard(batch, keys, 0.5)
+    del batch["label"]
+    unlabeled, heard = overheard(batch, keys, null_label=None)
+    assert heard["label"] is None
+    np.testing.assert_allclose(unlabeled, losses, rtol=1e-6)  # this network does not listen to it
+
+
+def test_dropout_noise_time_and_labels_have_keys_of_their_own():
+    n = 64
+    keys = keys_of(n)
+    batch = dict(x0=np.zeros((n, 4), np.float32), label=np.zeros(n, np.int32))
+    _, heard = overheard(batch, keys, 0.5)
+    used = np.concatenate(
+        [jax.random.key_data(heard[k]) for k in ("dropout_keys", "time_keys")] + [jax.random.key_data(keys)]
+    )
+    assert len(np.unique(used, axis=0)) == 3 * n
+    # with x0 = 0 the input is t·eps: the noise is not what a dropout key would draw
+    noise = np.asarray(heard["x_in"] / heard["t"][:, None])
+    drawn = np.asarray(jax.vmap(lambda key: jax.random.normal(key, (4,)))(heard["dropout_keys"]))
+    assert abs(np.corrcoef(noise.ravel(), drawn.ravel())[0, 1]) < 4 / np.sqrt(noise.size)
+    assert abs(noise.std() - 1) < 4 / np.sqrt(2 * noise.size)
+
+
+def test_example_keys_do_not_depend_on_the_hosts():
+    key = jax.random.key(7)
+    whole = jax.random.key_data(example_keys(key, 5, 0, 24))
+    for hosts in (1, 2, 3, 4, 8):
+        count = 24 // hosts
+        parts = [jax.random.key_data(example_keys(key, 5, host * count, count)) for host in range(hosts)]
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
+    jitted = jax.jit(lambda step, first: jax.random.key_data(example_keys(key, step, first, 12)))
+    np.testing.assert_array_equal(jitted(5, 12), whole[12:])
+    steps = np.concatenate([jax.random.key_data(example_keys(key, step, 0, 24)) for step in range(50)])
+    assert len(np.unique(steps, axis=0)) == 50 * 24
+
+
+# Networks of other kinds
+
+
+def test_an_nnx_network_takes_the_same_step():
+    nnx = pytest.importorskip("flax.nnx")
+
+    class Perceptron(nnx.Module):
+        def __init__(self, features, width, rngs):
+            self.inner = nnx.Linear(features, width, rngs=rngs)
+            self.level = nnx.Param(jnp.zeros((width,)))
+            self.classes = nnx.Embed(CLASSES + 1, width, rngs=rngs)
+            self.outer = nnx.Linear(width, features, use_bias=False, rngs=rngs)
+
+        def __call__(self, x_in, c_noise, label):
+            return self.outer(
+                jnp.tanh(self.inner(x_in) + c_noise[:, None] / 1000.0 * self.level[...] + self.classes(label))
+            )
+
+    plain = perceptron_params()
+    graphdef, params = nnx.split(Perceptron(4, 32, nnx.Rngs(0)))
+    values = dict(inner=dict(kernel=plain["inner"], bias=plain["bias"]), level=plain["level"])
+    values |= dict(classes=dict(embedding=plain["classes"]), outer=dict(kernel=plain["outer"]))
+    nnx.replace_by_pure_dict(params, values)
+
+    def network(params, x_in, c_noise, label, dropout_keys):
+        return nnx.merge(graphdef, params)(x_in, c_noise, label)
+
+    loss_fn = diffusion_loss(network, PROCESS, VELOCITY, null_label=CLASSES, drop=0.2)
+    tx, ema = optimizer(optax.sgd(0.1, momentum=0.9), 1.0), {"a": ema_decay(0.9)}
+    state, rows = train(10, loss_fn, params, tx, ema)
+    expected, expected_rows = train(10, perceptron_loss(), plain, tx, ema)
+    np.testing.assert_allclose([r["loss"] for r in rows], [r["loss"] for r in expected_rows], rtol=1e-5)
+    for found, plain in ((state.params, expected.params), (state.ema_params["a"], expected.ema_params["a"])):
+        found = nnx.to_pure_dict(found)
+        np.testing.assert_allclose(found["inner"]["kernel"], plain["inner"], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(found["classes"]["embedding"], plain["classes"], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(found["outer"]["kernel"], plain["outer"], rtol=1e-4, atol=1e-6)
+
+
+def test_the_step_learns():
+    """A linear network that must say x0 of data on a line: training finds the line, and the loss its floor."""
+    direction = np.array([0.6, 0.8], np.float32)
+
+    def loss_fn(params, batch, keys):
+        network = lambda params, x_in, c_noise, label, dropout_keys: x_in @ params @ params.T  # noqa: E731
+        return diffusion_loss(network, PROCESS, prediction.x0())(params, batch, keys)
+
+    tx = optimizer(optax.adam(schedule(0.05, 5, 300)), 1.0)
+    state = init_state(jnp.asarray([[0.5], [-0.1]]), tx, {"a": ema_decay(0.9)})
+    step = jax.jit(partial(train_step, loss_fn=loss_fn, tx=tx, ema={"a": ema_decay(0.9)}))
+    for i in range(300):
+        signs = np.random.default_rng(i).choice([-1.0, 1.0], (64, 1))
+        state, _ = step(
+            state, dict(x0=(signs * direction).astype(np.float32)), example_keys(jax.random.key(0), i, 0, 64)
+        )
+    for found in (state.params, state.ema_params["a"]):
+        found = np.asarray(found)[:, 0] / np.linalg.norm(found)
+        np.testing.assert_allclose(np.abs(found @ direction), 1.0, atol=1e-3)
