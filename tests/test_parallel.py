@@ -137,9 +137,11 @@ def test_twenty_steps_are_the_same_on_any_number_of_devices(route, count):
     assert int(state.step) == STEPS
 
 
-@pytest.mark.parametrize("route", [fsdp, pmap])
-def test_twenty_steps_of_a_unet_are_the_same_on_eight_devices(route):
-    (state, losses), (expected, expected_losses) = run(task("unet"), route, 8), reference("unet")
+def test_twenty_steps_of_a_sharded_unet_are_the_same():
+    unet = task("unet")
+    split = [not s.is_fully_replicated for s in jax.tree.leaves(parallel.fsdp(unet.fresh(), parallel.mesh(), MIN_SIZE))]
+    assert sum(split) > len(split) / 4  # kernels are, most biases are too small
+    (state, losses), (expected, expected_losses) = run(unet, fsdp, 8), reference("unet")
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
     found, expected = _without_key_bias(state.params), _without_key_bias(expected.params)
     assert_agree(found, expected, atol=1e-2 * RATE)
