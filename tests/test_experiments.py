@@ -3,8 +3,10 @@
 import ast
 import re
 
+import jax
+import numpy as np
 import pytest
-from launcher import ROOT, launch, programs, rows  # noqa: F401
+from launcher import ROOT, finish, launch, programs, rows, start  # noqa: F401
 
 from diffax import config as configs
 from diffax import report
@@ -12,10 +14,13 @@ from diffax.loop import workdir
 
 FILES = sorted((ROOT / "experiments").glob("*.py"))
 NAMES = [file.stem for file in FILES]
-# quick mode takes 200 steps on a machine of two cores; here two, and the smallest network of each kind
-FEWER = "train.steps=2 train.checkpoint_every=1 train.sample_every=1 sample.grid.n=2 sample.n=8 sample.batch_size=8 eval.n=16"
-FEWER += " eval.batch_size=8 train.batch_size=8"
-NARROW = {"UNet": "network.channels=8 network.groups=4 network.head_dim=4", "MLP": "network.features=16"}
+# quick mode in fewer steps, and a network of one level, which compiles in seconds
+FEWER = "train.steps=2 train.batch_size=8 train.checkpoint_every=1 train.sample_every=1 sample.n=8 sample.batch_size=8"
+FEWER += " sample.grid.n=2 eval.n=16 eval.batch_size=8"
+SMALLER = {
+    "UNet": "network.channels=8 network.groups=4 network.multipliers=(1,) network.attention=() network.dropout=0",
+    "MLP": "network.features=16 network.blocks=1 network.dropout=0.1",
+}
 
 
 def options(text):
@@ -43,11 +48,21 @@ def test_the_full_config_is_complete_and_refuses_other_modes(file):
         configs.load(f"{file}:quicker")
 
 
+@pytest.fixture
+def plainly(programs):  # noqa: F811
+    """Compiles in half the time to slower programs."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.mark.parametrize("file", FILES, ids=NAMES)
-def test_quick_mode_goes_through(file, tmp_path, programs):  # noqa: F811
+def test_quick_mode_goes_through(file, tmp_path, plainly):
     folder = tmp_path / "run"
     quick = configs.complete(configs.load(f"{file}:quick"))
-    smaller = NARROW[quick["network"]["name"]]
+    smaller = SMALLER[quick["network"]["name"]]
+    if quick["network"].get("head_dim"):
+        smaller += " network.head_dim=4"
     outcome = launch(f"--config={file}:quick", f"--workdir={folder}", *options(f"{FEWER} {smaller}"))
     assert outcome.code == 0, outcome.err
     assert [dict(row)["step"] for row in rows(folder)] == [1, 2]
@@ -60,3 +75,17 @@ def test_quick_mode_goes_through(file, tmp_path, programs):  # noqa: F811
     stored = workdir.read_config(folder)
     assert stored["process"] == report.read_json(folder / "config.json")["process"]
     assert stored["sample"]["sampler"]["name"] == quick["sample"]["sampler"]["name"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", FILES, ids=NAMES)
+def test_quick_mode_learns(file, tmp_path, programs):  # noqa: F811
+    """All of it, by the real command."""
+    folder = tmp_path / "run"
+    outcome = finish(start(f"--config={file}:quick", f"--workdir={folder}", programs=programs), timeout=900)
+    assert outcome.code == 0, outcome.err
+    losses = np.array([dict(row)["loss"] for row in rows(folder)])
+    assert len(losses) == 200 and np.isfinite(losses).all()
+    assert np.median(losses[-50:]) < 0.8 * np.median(losses[:5])
+    assert sorted(int(path.name) for path in (folder / "checkpoints").iterdir()) == [160, 180, 200]
+    assert (folder / "eval_00000200.json").exists() and (folder / "samples" / "step_00000100.png").exists()

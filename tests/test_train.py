@@ -9,9 +9,20 @@ import numpy as np
 import optax
 import pytest
 from oracle import keys_of, precision
+from perceptron import (
+    CLASSES,
+    PROCESS,
+    QUICKLY,
+    VELOCITY,
+    examples,
+    linear_batch,
+    linear_gradient,
+    linear_loss,
+    linear_params,
+    perceptron_loss,
+    perceptron_params,
+)
 
-from diffax import FlowMatching, prediction
-from diffax.losses import uniform
 from diffax.train import (
     TrainState,
     diffusion_loss,
@@ -23,37 +34,6 @@ from diffax.train import (
     skip_nonfinite,
     train_step,
 )
-
-QUICKLY = {"xla_backend_optimization_level": 0}  # these programs take longer to compile than to run
-CLASSES = 3  # labels 0, 1, 2; 3 stands for none
-PROCESS, VELOCITY = FlowMatching(), prediction.velocity()
-
-
-def perceptron(params, x_in, c_noise, label=None, dropout_keys=None):
-    """A network as a plain function: one hidden layer, told the noise level and the class."""
-    h = x_in @ params["inner"] + c_noise[:, None] / 1000.0 * params["level"] + params["bias"]
-    h = h if label is None else h + params["classes"][label]
-    return jnp.tanh(h) @ params["outer"]
-
-
-def perceptron_params(features=4, width=32):
-    """Parameters of `perceptron`, none of them zero."""
-    rng = np.random.default_rng(0)
-    shapes = dict(inner=(features, width), level=(width,), bias=(width,), classes=(CLASSES + 1, width))
-    shapes |= dict(outer=(width, features))
-    scales = dict(outer=0.2)
-    return {k: jnp.asarray(scales.get(k, 0.5) * rng.standard_normal(s), jnp.float32) for k, s in shapes.items()}
-
-
-def examples(n, shape=(4,), seed=0):
-    """A batch dict(x0 [n, *shape], label [n]) of noise."""
-    rng = np.random.default_rng(seed)
-    return dict(x0=rng.uniform(-1, 1, (n, *shape)).astype(np.float32), label=rng.integers(0, CLASSES, n, np.int32))
-
-
-def perceptron_loss(drop=0.2):
-    """The loss that the perceptron is trained with here."""
-    return diffusion_loss(perceptron, PROCESS, VELOCITY, null_label=CLASSES, drop=drop)
 
 
 def train(steps, loss_fn, params, tx, ema, n=16, accumulate=1, shape=(4,)):
@@ -73,28 +53,6 @@ def assert_bitwise(a, b):
 
 
 # The step against NumPy
-
-
-def linear_loss(params, batch, keys):
-    """Least squares of a linear map: its gradient is a line of NumPy. A batch may poison it."""
-    error = jnp.mean((batch["x0"] @ params["w"] + params["b"] - batch["y"]) ** 2, -1)
-    return error * batch["poison"] if "poison" in batch else error
-
-
-def linear_batch(n=8, seed=0, dtype=np.float32, **more):
-    rng = np.random.default_rng(seed)
-    draw = lambda *shape: rng.standard_normal(shape).astype(dtype)  # noqa: E731
-    return dict(x0=draw(n, 3), y=draw(n, 2), **more)
-
-
-def linear_params(dtype=jnp.float32):
-    return dict(w=jnp.asarray([[1.0, 2.0], [-1.0, 0.5], [0.3, -2.0]], dtype), b=jnp.asarray([0.5, -0.5], dtype))
-
-
-def linear_gradient(w, b, batch):
-    residual = batch["x0"] @ w + b - batch["y"]
-    scale = 2.0 / residual.size
-    return np.mean(residual**2), scale * batch["x0"].T @ residual, scale * residual.sum(0)
 
 
 def by_hand(steps, clip, decays, rate):
@@ -299,100 +257,6 @@ def test_state_holds_arrays_only():
     assert_bitwise(rebuilt, state)
     shapes = jax.eval_shape(lambda: init_state(linear_params(), tx, {"0.9": ema_decay(0.9), "0.99": ema_decay(0.99)}))
     assert jax.tree.structure(shapes) == jax.tree.structure(state)
-
-
-# The loss: labels, keys
-
-N = 4096
-
-
-@partial(jax.jit, static_argnames="null_label", compiler_options=QUICKLY)
-def overheard(batch, keys, drop=0.0, null_label=CLASSES):
-    """The losses, and what the network and the time sampler were given."""
-    heard = {}
-
-    def network(params, x_in, c_noise, label, dropout_keys):
-        heard.update(x_in=x_in, label=label, dropout_keys=dropout_keys)
-        return x_in
-
-    def sample_time(process, keys):
-        heard.update(time_keys=keys, t=uniform()(process, keys))
-        return heard["t"]
-
-    options = dict(sample_time=sample_time, null_label=null_label, drop=drop)
-    return diffusion_loss(network, PROCESS, VELOCITY, **options)(None, batch, keys), heard
-
-
-@pytest.mark.parametrize("drop", [0.0, 0.1, 0.5, 1.0])
-def test_labels_are_dropped_with_their_probability(drop):
-    batch = examples(N)
-    _, heard = overheard(batch, keys_of(N), drop)
-    label = np.asarray(heard["label"])
-    dropped = label == CLASSES
-    assert label.dtype == np.int32
-    np.testing.assert_array_equal(label[~dropped], batch["label"][~dropped])
-    std = np.sqrt(N * drop * (1 - drop))
-    assert abs(dropped.sum() - N * drop) <= 4 * std
-    if 0 < drop < 1:  # whether a label is dropped tells nothing of the time, nor of the class
-        for other in (heard["t"], batch["label"]):
-            assert abs(np.corrcoef(dropped, other)[0, 1]) < 4 / np.sqrt(N)
-
-
-def test_each_example_has_its_own_luck():
-    batch, keys = examples(N), keys_of(N)
-    losses, heard = overheard(batch, keys, 0.5)
-    order = np.random.default_rng(1).integers(0, N, N)
-    some, heard_some = overheard(jax.tree.map(lambda a: a[order], batch), keys[order], 0.5)
-    np.testing.assert_array_equal(heard_some["label"], heard["label"][order])
-    np.testing.assert_allclose(some, losses[order], rtol=1e-6)
-
-
-def test_without_classes_there_is_no_label():
-    batch, keys = examples(N), keys_of(N)
-    losses, _ = overheard(batch, keys, 0.5)
-    del batch["label"]
-    unlabeled, heard = overheard(batch, keys, null_label=None)
-    assert heard["label"] is None
-    np.testing.assert_allclose(unlabeled, losses, rtol=1e-6)  # this network does not listen to it
-
-
-def test_dropout_noise_time_and_labels_have_keys_of_their_own():
-    keys = keys_of(N)
-    batch = dict(x0=np.zeros((N, 4), np.float32), label=np.zeros(N, np.int32))
-    _, heard = overheard(batch, keys, 0.5)
-    used = np.concatenate(
-        [jax.random.key_data(heard[k]) for k in ("dropout_keys", "time_keys")] + [jax.random.key_data(keys)]
-    )
-    assert len(np.unique(used, axis=0)) == 3 * N
-    # with x0 = 0 the input is t·eps: the noise is not what a dropout key would draw
-    noise = np.asarray(heard["x_in"] / heard["t"][:, None])
-    drawn = np.asarray(jax.vmap(lambda key: jax.random.normal(key, (4,)))(heard["dropout_keys"]))
-    assert abs(np.corrcoef(noise.ravel(), drawn.ravel())[0, 1]) < 4 / np.sqrt(noise.size)
-    assert abs(noise.std() - 1) < 4 / np.sqrt(2 * noise.size)
-
-
-def test_no_key_is_used_twice():
-    def network(params, x_in, c_noise, label, dropout_keys):
-        kept = jax.vmap(lambda key: jax.random.bernoulli(key, 0.5, (4,)))(dropout_keys)
-        return perceptron(params, x_in * kept, c_noise, label)
-
-    loss_fn = diffusion_loss(network, PROCESS, VELOCITY, null_label=CLASSES, drop=0.5)
-    with jax.debug_key_reuse(True):
-        losses = jax.jit(loss_fn, compiler_options=QUICKLY)(perceptron_params(), examples(8), keys_of(8))
-    assert np.isfinite(losses).all()
-
-
-def test_example_keys_do_not_depend_on_the_hosts():
-    key = jax.random.key(7)
-    whole = jax.random.key_data(example_keys(key, 5, 0, 24))
-    for hosts in (1, 2, 3, 4, 8):
-        count = 24 // hosts
-        parts = [jax.random.key_data(example_keys(key, 5, host * count, count)) for host in range(hosts)]
-        np.testing.assert_array_equal(np.concatenate(parts), whole)
-    jitted = jax.jit(lambda step, first: jax.random.key_data(example_keys(key, step, first, 12)))
-    np.testing.assert_array_equal(jitted(5, 12), whole[12:])
-    steps = np.concatenate([jax.random.key_data(example_keys(key, step, 0, 24)) for step in range(10)])
-    assert len(np.unique(steps, axis=0)) == 10 * 24
 
 
 # Networks of other kinds
