@@ -43,15 +43,19 @@ def experiment(config: Mapping) -> Experiment:
     null_label = dataset.num_classes if config["loss"]["conditional"] else None
     if null_label == 0:
         raise ValueError(f"loss.conditional: True needs a data set with classes, {config['data']['name']} has none")
+    network = _network(config["network"], dataset.shape, null_label or 0)
     process = make("process", config["process"], "process")
     sigmas = make("grid", config["sample"]["grid"], "sample.grid", process=process)
-    diffax.samplers.check_sigmas(sigmas)
+    try:
+        diffax.samplers.check_sigmas(sigmas)
+    except ValueError as error:
+        raise ValueError(f"sample.grid: {error}") from None
     return Experiment(
         config=config,
         dataset=dataset,
         process=process,
         prediction=make("prediction", config["prediction"], "prediction"),
-        network=_network(config["network"], dataset.shape, null_label or 0),
+        network=network,
         sampler=find("sampler", config["sample"]["sampler"]["name"], "sample.sampler"),
         sampler_options=options("sampler", config["sample"]["sampler"], "sample.sampler"),
         sigmas=sigmas,
@@ -61,9 +65,11 @@ def experiment(config: Mapping) -> Experiment:
 
 def _network(spec, shape, num_classes):
     """The Flax module of a spec, checked against the shape of the data before anything is traced."""
-    from diffax.models import UNet, check_shape
+    from diffax.models import MLP, UNet, check_shape
 
     network = make("network", spec, "network", num_classes=num_classes, out_channels=shape[-1])
+    if isinstance(network, MLP) and len(shape) != 1:
+        raise ValueError(f"network: MLP takes vectors [features], the data has shape {shape}")
     if isinstance(network, UNet):
         if len(shape) != 3:
             raise ValueError(f"network: UNet takes images [height, width, channels], the data has shape {shape}")
@@ -145,7 +151,7 @@ def find(kind: str, name: str, where: str) -> Callable:
         module, _, attribute = name.partition(":")
         try:
             return getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, ValueError) as error:
             raise ValueError(f"{where}.name: cannot import {name!r}: {error}") from error
     names = choices(kind)
     if name not in names:
@@ -168,8 +174,9 @@ def parameters(kind: str, function: Callable) -> dict[str, inspect.Parameter]:
 
 def unknown(key: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown key: the nearest known one, and all of them."""
-    near = difflib.get_close_matches(key, list(known), 1, 0.5)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    folded = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(key.lower(), list(folded), 1, 0.5)
+    hint = f" (did you mean {folded[near[0]]!r}?)" if near else ""
     return f"{hint}; one of {', '.join(sorted(known)) or 'none'}"
 
 

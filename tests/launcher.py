@@ -105,7 +105,7 @@ def start(*args, programs: Path, cwd: Path = ROOT, devices: int = 1) -> subproce
     )
 
 
-def finish(process: subprocess.Popen, timeout: float = 120.0) -> Outcome:
+def finish(process: subprocess.Popen, timeout: float = 300.0) -> Outcome:
     """Waits for the end of a process."""
     try:
         out, err = process.communicate(timeout=timeout)
@@ -117,7 +117,7 @@ def finish(process: subprocess.Popen, timeout: float = 120.0) -> Outcome:
 
 def stop(process: subprocess.Popen, number: signal.Signals, ready, after: float = 0.0) -> Outcome:
     """Sends a signal `after` seconds after `ready()` became true; a process that ended before is left in peace."""
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while process.poll() is None and not ready():
         assert time.monotonic() < until
         time.sleep(0.002)

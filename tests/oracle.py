@@ -7,6 +7,7 @@ more line in its list.
 """
 
 import contextlib
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -69,7 +70,6 @@ PROCESSES = {
     "ddpm_cosine": lambda: DDPM(cosine_betas()),
     "ddpm_zero_snr": lambda: DDPM(zero_terminal_snr(scaled_linear_betas())),
     "shifted_flow": lambda: Shifted(FlowMatching(), 2.0),
-    "shifted_ddpm": lambda: Shifted(DDPM(linear_betas()), 2.0),
     "trigonometric": lambda: Trigonometric(1.3),
 }
 
@@ -141,13 +141,13 @@ WEIGHTS = {
     "sigmoid": (partial(losses.sigmoid, bias=-1.0), lambda nsr, rate: 0.5 * rate / (nsr**2 + np.e)),
 }
 
-# name -> (time sampler, its distribution function of (process, t), up to the steps of a discrete one)
+# name -> (time sampler, its distribution function of the share (t - t_min)/(t_max - t_min) and of nsr(t))
 TIMES = {
-    "uniform": (losses.uniform, lambda process, t: _share(process, t)),
-    "stratified": (losses.stratified, lambda process, t: _share(process, t)),
-    "lognormal": (losses.lognormal, lambda process, t: _normal_cdf((jnp.log(process.nsr(t)) + 1.2) / 1.2)),
-    "logit_normal": (losses.logit_normal, lambda process, t: _normal_cdf(_logit(_share(process, t)))),
-    "discrete": (partial(losses.discrete, 100), lambda process, t: _share(process, t) * 0.99 + 0.005),
+    "uniform": (losses.uniform, lambda share, nsr: share),
+    "stratified": (losses.stratified, lambda share, nsr: share),
+    "lognormal": (losses.lognormal, lambda share, nsr: _normal_cdf((np.log(nsr) + 1.2) / 1.2)),
+    "logit_normal": (losses.logit_normal, lambda share, nsr: _normal_cdf(np.log(share / (1 - share)))),
+    "discrete": (partial(losses.discrete, 100), lambda share, nsr: share * 0.99 + 0.005),  # the middle of each stair
 }
 
 
@@ -162,16 +162,8 @@ def _batched_cfg(cond, uncond, scale):
     return denoise
 
 
-def _share(process, t):
-    return (t - process.t_min) / (process.t_max - process.t_min)
-
-
-def _logit(u):
-    return jnp.log(u) - jnp.log1p(-u)
-
-
 def _normal_cdf(z):
-    return 0.5 * jax.lax.erfc(-z / 2**0.5)
+    return np.asarray([0.5 * math.erfc(-value / math.sqrt(2)) for value in z])
 
 
 class Mixture(NamedTuple):
@@ -267,6 +259,14 @@ def strict():
 def precision(bits):
     """A context in which JAX computes in floats of 32 or 64 bits."""
     return jax.enable_x64(True) if bits == 64 else contextlib.nullcontext()
+
+
+def quick_jit(f, **options):
+    """`jax.jit` without the compiler's optimizations: for identities in float64, most of whose time is compilation.
+
+    What is held in float32 is compiled as a user's code is.
+    """
+    return jax.jit(f, compiler_options={"xla_backend_optimization_level": 0}, **options)
 
 
 def keys_of(n, seed=0):

@@ -1,96 +1,139 @@
-"""Guidance against its formula, and against the law that it samples where that has a closed form."""
+"""Guidance: functions of denoisers, held to the formula, the interval, and the answers of tilted Gaussians."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracle import GUIDANCES, MIXTURE, exact_denoiser, gaussian, keys_of, precision
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from oracle import GUIDANCES, exact_denoiser, gaussian, keys_of, precision, strict  # noqa: F401
 
-from diffax import guidance, samplers
+from diffax import cfg, init_noise, samplers
+from diffax.guidance import batched_cfg
 
-COND, UNCOND = exact_denoiser(gaussian(0.4, 0.3)), exact_denoiser(gaussian(-0.2, 0.7))
-
-
-def points(n=5):
-    return jax.random.normal(jax.random.key(0), (n, 1)) * 2.0
-
-
-@pytest.mark.parametrize("name", GUIDANCES)
-@pytest.mark.parametrize("sigma", [0.31, 1.0, 2.9])
-def test_extrapolates_from_the_unconditional(name, sigma):
-    x = points()
-    expected = UNCOND(x, sigma) + 3.0 * (COND(x, sigma) - UNCOND(x, sigma))
-    np.testing.assert_allclose(GUIDANCES[name](COND, UNCOND)(x, sigma), expected, rtol=2e-6, atol=2e-6)
+COND, UNCOND = exact_denoiser(gaussian(0.8, 0.3)), exact_denoiser(gaussian(0.0, 0.6))
+SIGMA = jnp.asarray([0.1, 0.3, 0.5, 3.0, 3.5])
+X = jnp.linspace(-1.0, 1.0, 5)[:, None]
 
 
-@pytest.mark.parametrize("name", GUIDANCES)
-def test_two_equal_denoisers_are_left_alone(name):
-    denoise = exact_denoiser(MIXTURE)
-    x = jax.random.normal(jax.random.key(1), (4, MIXTURE.means.shape[-1]))
-    np.testing.assert_array_equal(GUIDANCES[name](denoise, denoise)(x, 0.7), denoise(x, 0.7))
+@pytest.mark.parametrize("make", [cfg, lambda cond, uncond, scale: GUIDED["batched"](cond, uncond, scale)])
+def test_scale_moves_along_the_line(make):
+    # arXiv:2207.12598, Eq. 6
+    cond, uncond = COND(X, SIGMA), UNCOND(X, SIGMA)
+    for scale in (0.0, 1.0, 2.5, -1.0):
+        expected = np.asarray(uncond) + scale * np.asarray(cond - uncond)
+        np.testing.assert_allclose(make(COND, UNCOND, scale)(X, SIGMA), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_scale_one_is_conditional_bit_for_bit_and_zero_unconditional():
-    x = points()
-    np.testing.assert_array_equal(guidance.cfg(COND, UNCOND, 1.0)(x, 0.8), COND(x, 0.8))
-    np.testing.assert_allclose(guidance.cfg(COND, UNCOND, 0.0)(x, 0.8), UNCOND(x, 0.8), rtol=1e-6, atol=1e-6)
+def of_flags(cond, uncond):
+    """One denoiser of the two, told by a flag which to be."""
+    return lambda x, sigma, flag: jnp.where(flag[:, None] == 1, cond(x, sigma), uncond(x, sigma))
 
 
-def test_the_interval_excludes_its_lower_and_includes_its_upper_end():
-    x = points(1)
-    guided = guidance.cfg(COND, UNCOND, 5.0, sigma_lo=0.5, sigma_hi=2.0)
-    always = guidance.cfg(COND, UNCOND, 5.0)
-    for sigma, inside in ((0.25, False), (0.5, False), (0.51, True), (2.0, True), (2.01, False)):
-        expected = always(x, sigma) if inside else COND(x, sigma)
-        np.testing.assert_array_equal(guided(x, sigma), expected)
-        assert bool(jnp.allclose(always(x, sigma), COND(x, sigma))) is False
+GUIDED = {
+    "batched": lambda cond, uncond, scale, **interval: batched_cfg(
+        of_flags(cond, uncond), jnp.ones(5, jnp.int32), jnp.zeros(5, jnp.int32), scale, **interval
+    ),
+    "twice": cfg,
+}
 
 
-def test_scale_per_example():
-    x, scales = points(3), jnp.array([0.0, 1.0, 4.0])
-    together = guidance.cfg(COND, UNCOND, scales)(x, 0.8)
+@pytest.mark.parametrize("make", GUIDED.values(), ids=GUIDED)
+def test_interval_is_open_below_and_closed_above(make):
+    # arXiv:2404.07724, Eq. 4: guided where lo < sigma <= hi, the conditional denoiser elsewhere
+    found = make(COND, UNCOND, 3.0, sigma_lo=0.3, sigma_hi=3.0)(X, SIGMA)
+    everywhere, cond = cfg(COND, UNCOND, 3.0)(X, SIGMA), COND(X, SIGMA)
+    for i, inside in enumerate((False, False, True, True, False)):
+        np.testing.assert_allclose(found[i], (everywhere if inside else cond)[i], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("make", GUIDED.values(), ids=GUIDED)
+def test_scale_may_differ_by_example(make):
+    scales = jnp.asarray([0.0, 1.0, 2.0, 3.0, 4.0])
+    found = make(COND, UNCOND, scales)(X, SIGMA)
     for i, scale in enumerate(scales):
-        alone = guidance.cfg(COND, UNCOND, scale)(x[i : i + 1], 0.8)
-        np.testing.assert_allclose(together[i : i + 1], alone, rtol=1e-6)
+        np.testing.assert_allclose(found[i], cfg(COND, UNCOND, scale)(X, SIGMA)[i], rtol=1e-6, atol=1e-7)
 
 
-def test_batched_is_cfg_of_the_two_conditions():
-    def either(x, sigma, mean):
-        return exact_denoiser(gaussian(0.0, 0.5))(x - mean[:, None], sigma) + mean[:, None]
+def test_conditions_may_be_any_tree():
+    seen = []
 
-    x, cond, uncond = points(4), jnp.array([1.0, -1.0, 0.5, 0.0]), jnp.zeros(4)
-    sigma = jnp.array([0.1, 0.5, 1.0, 3.0])
-    batched = guidance.batched_cfg(either, cond, uncond, 2.5, sigma_lo=0.2)(x, sigma)
-    apart = guidance.cfg(lambda x, s: either(x, s, cond), lambda x, s: either(x, s, uncond), 2.5, sigma_lo=0.2)(
-        x, sigma
-    )
-    np.testing.assert_allclose(batched, apart, rtol=1e-6, atol=1e-6)
+    def denoise(x, sigma, condition):
+        seen.append((x.shape, sigma.shape))
+        return condition["shift"][:, None] * condition["label"][:, None].astype(x.dtype)
+
+    cond = {"shift": jnp.full(5, 2.0), "label": jnp.arange(5)}
+    uncond = {"shift": jnp.full(5, 1.0), "label": jnp.full(5, 10)}
+    found = batched_cfg(denoise, cond, uncond, 3.0)(X, 0.7)
+    np.testing.assert_allclose(found[:, 0], 10.0 + 3.0 * (2.0 * np.arange(5) - 10.0))
+    assert seen == [((10, 1), (10,))]  # one call, twice the batch, one level an example
 
 
-def test_guided_sampling_of_equal_spreads_moves_the_mean():
-    """Guided Gaussians of one spread s have a closed form.
+@pytest.mark.parametrize("name", GUIDANCES)
+def test_guiding_a_denoiser_by_itself_changes_nothing(name):
+    x, sigma = jax.random.normal(jax.random.key(0), (5, 2, 3, 1)), jnp.linspace(0.1, 5.0, 5)
+    denoise = exact_denoiser(gaussian(0.2, 0.5, dim=6))
+    np.testing.assert_allclose(GUIDANCES[name](denoise, denoise)(x, sigma), denoise(x, sigma), rtol=1e-5, atol=1e-6)
 
-    With means a and b the guided denoiser is that of N(m, s²) but for a shift: the ODE's solution from sigma = inf
-    ends at mean b + w(a - b), spread s.
-    """
-    a, b, s, w = 0.3, -0.1, 0.5, 3.0
-    guided = guidance.cfg(exact_denoiser(gaussian(a, s)), exact_denoiser(gaussian(b, s)), w)
+
+@pytest.mark.parametrize("name", GUIDANCES)
+def test_one_level_for_all_is_the_same_as_one_each(name):
+    guided = jax.jit(GUIDANCES[name](COND, UNCOND))
+    np.testing.assert_allclose(guided(X, 0.5), guided(X, jnp.full(5, 0.5)), rtol=1e-6)
+
+
+def test_guided_gaussians_are_a_gaussian():
+    # of equal widths: score + (w - 1)·(score - score_0) is that of the mean m + (w - 1)·(m - m_0), exactly
     with precision(64):
-        keys = keys_of(4000)
-        sigmas = samplers.karras(60, 0.001, 200.0)
-        x = samplers.heun(guided, samplers.init_noise(keys, (1,), sigmas[0]), sigmas, keys)
-        assert abs(float(x.mean()) - (b + w * (a - b))) < 4.5 * s / np.sqrt(4000) + 0.01
-        assert abs(float(x.std()) / s - 1.0) < 0.05
+        x, sigma = jnp.linspace(-2.0, 2.0, 9)[:, None], jnp.geomspace(0.01, 50.0, 9)
+        guided = cfg(exact_denoiser(gaussian(0.8, 0.5)), exact_denoiser(gaussian(0.2, 0.5)), 2.5)
+        expected = exact_denoiser(gaussian(0.8 + 1.5 * 0.6, 0.5))(x, sigma)
+        np.testing.assert_allclose(guided(x, sigma), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_changing_scale_and_interval_does_not_recompile():
-    traces = []
+@jax.jit
+def every_guided_sample(x, keys):
+    return {
+        name: samplers.ddim(make(COND, UNCOND), x, samplers.karras(6, 0.01, 10.0), keys, eta=0.5)
+        for name, make in GUIDANCES.items()
+    }
+
+
+def test_sample_i_depends_on_its_key_only_on_any_number_of_devices():
+    x, keys = init_noise(keys_of(16, seed=1), (1,), 10.0), keys_of(16)
+    whole, some = every_guided_sample(x, keys), every_guided_sample(x[5:8], keys[5:8])
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
+    eight = every_guided_sample(*jax.device_put((x, keys), NamedSharding(mesh, P("batch"))))
+    for name in GUIDANCES:
+        np.testing.assert_allclose(some[name], whole[name][5:8], rtol=1e-5, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(eight[name], whole[name], rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("make", GUIDED.values(), ids=GUIDED)
+def test_sweeping_does_not_recompile(make):
+    traced, found = [], set()
+
+    def cond(x, sigma):
+        traced.append(1)
+        return COND(x, sigma)
 
     @jax.jit
-    def run(x, scale, lo, hi):
-        traces.append(1)
-        return guidance.cfg(COND, UNCOND, scale, sigma_lo=lo, sigma_hi=hi)(x, 1.0)
+    def sample(scale, sigma_lo, sigma_hi):
+        guided = make(cond, UNCOND, scale, sigma_lo=sigma_lo, sigma_hi=sigma_hi)
+        return samplers.ddim(guided, 10.0 * X, samplers.karras(6, 0.01, 10.0), keys_of(5))
 
-    for scale, lo, hi in ((1.0, 0.0, jnp.inf), (7.5, 0.2, 5.0), (0.0, 0.0, 1.0)):
-        run(points(), scale, lo, hi)
-    assert len(traces) == 1
+    for arguments in ((1.0, 0.0, 99.0), (3.0, 0.0, 99.0), (3.0, 0.3, 99.0), (3.0, 0.3, 3.0)):
+        found.add(float(sample(*arguments)[0, 0]))
+        assert len(traced) == 1  # the scan traces its body once
+    assert len(found) == 4
+
+
+def test_vmap_and_gradients():
+    def mean(scale, sigma_lo):
+        return jnp.mean(cfg(COND, UNCOND, scale, sigma_lo=sigma_lo)(X, SIGMA))
+
+    scales, lows = jnp.asarray([1.0, 3.0]), jnp.asarray([0.0, 0.4])
+    values, slopes = jax.jit(jax.vmap(jax.value_and_grad(mean)))(scales, lows)
+    gap = np.asarray(COND(X, SIGMA) - UNCOND(X, SIGMA))[:, 0]
+    np.testing.assert_allclose(slopes, [gap.mean(), gap[2:].sum() / 5], rtol=1e-5)
+    np.testing.assert_allclose(values[1], mean(scales[1], lows[1]), rtol=1e-5)

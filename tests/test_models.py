@@ -1,5 +1,7 @@
 """Networks: published sizes, identities at initialization, closed forms of the layers, independence of examples."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -53,8 +55,13 @@ NETWORKS = {
 every_network = pytest.mark.parametrize("network, shape", NETWORKS.values(), ids=NETWORKS)
 
 
+@functools.cache
+def jitted(network):
+    return jax.jit(network.apply)
+
+
 def run(network, params, *args, keys=None):
-    return jax.jit(network.apply)({"params": params}, *args, dropout_keys=keys)
+    return jitted(network)({"params": params}, *args, dropout_keys=keys)
 
 
 # Sizes

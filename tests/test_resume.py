@@ -1,13 +1,17 @@
 """Exact resume, with real processes that are killed, stopped and robbed of their newest checkpoint."""
 
 import concurrent.futures
+import os
 import random
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
 from launcher import TINY, TOY, finish, launch, programs, rows, start, state_bytes, steps_done, stop  # noqa: F401
+
+from diffax import report
 
 STEPS = 300
 RUN = (TOY, *TINY, f"--config.train.steps={STEPS}", "--config.train.checkpoint_every=7", "--config.eval.n=16")
@@ -122,7 +126,7 @@ def flip(path):
 
 
 @pytest.mark.parametrize("damage", [flip, lambda path: path.write_bytes(path.read_bytes()[:-1]), Path.unlink])
-def test_a_damaged_checkpoint_is_passed_over(short, tmp_path, damage):
+def test_a_damaged_checkpoint_is_passed_over(short, tmp_path, damage, caplog):
     folder = tmp_path / "run"
     shutil.copytree(short, folder)
     largest = max(
@@ -132,7 +136,7 @@ def test_a_damaged_checkpoint_is_passed_over(short, tmp_path, damage):
     outcome = launch(*SHORT, f"--workdir={folder}")
     assert outcome.code == 0
     assert "resuming at step 8 of 12" in outcome.err
-    assert (folder / "checkpoints" / "12.bad").is_dir()
+    assert (folder / "checkpoints" / "12.bad").is_dir() and "12 IS DAMAGED" in caplog.text
     same(short, folder)
 
 
@@ -156,6 +160,27 @@ def test_a_finished_run_does_nothing_again(short):
     assert outcome.code == 0 and "jit(train_step)" not in outcome.compiled and "jit(run)" not in outcome.compiled
     config = short / "config.json"
     assert all(path == config or path.stat().st_mtime_ns == time for path, time in files.items())
+
+
+def test_a_signal_after_the_last_step_ends_at_once(short, tmp_path, monkeypatch, capfd):
+    """The evaluation may take hours; the next launch does it."""
+    folder = tmp_path / "run"
+    shutil.copytree(short, folder)
+    (folder / "eval_00000012.json").unlink()
+
+    def interrupted(*args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("diffax.loop.evaluation.evaluate", interrupted)
+        begun = time.monotonic()
+        assert launch(*SHORT, f"--workdir={folder}").code == 3
+    assert time.monotonic() - begun < 60 and "SIGTERM: all steps are done and saved" in capfd.readouterr().err
+    assert launch(*SHORT, f"--workdir={folder}").code == 0
+    first, second = (report.read_json(run / "eval_00000012.json") for run in (short, folder))
+    assert first["scores"] == second["scores"] and first["features_hash"] == second["features_hash"]
+    same(short, folder)
 
 
 def test_losses_that_are_not_finite_stop_the_run(short, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Samplers: each against the algorithm of its paper in NumPy float64, in the coordinates of that paper."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -19,18 +20,23 @@ from oracle import (
     levels,
     posterior_mean,
     precision,
+    quick_jit,
     strict,  # noqa: F401
 )
 
 from diffax import DDPM, VP, FlowMatching, denoiser, init_noise, linear_betas, samplers
 
 DATA = gaussian(0.3, 0.5)
-BATCH = 256  # more examples than draws of noise in each of them
+STEPS, BATCH = 400, 480  # more examples than draws of noise in each of them
+
+
+def every_path(x, sigmas, keys):
+    return {name: run(exact_denoiser(DATA), x, sigmas, keys, trajectory=True) for name, (run, _) in SAMPLERS.items()}
 
 
 @jax.jit
 def every_sampler(x, sigmas, keys):
-    return {name: run(exact_denoiser(DATA), x, sigmas, keys) for name, (run, _) in SAMPLERS.items()}
+    return {name: (found, path) for name, (found, path) in every_path(x, sigmas, keys).items()}
 
 
 def noises(keys, n, shape):
@@ -80,7 +86,7 @@ def test_samples_have_the_mean_and_variance_of_the_data(process_name, name):
 def recursion(sigmas, drawn_variance, shrink, data_variance=0.25):
     """The variance after the last step: x' = x0 + shrink·(x - x0) + noise, with x0 the exact posterior mean."""
     variance = sigmas[0] ** 2
-    for s, r in zip(sigmas[:-1], sigmas[1:]):
+    for s, r in itertools.pairwise(sigmas):
         drawn = drawn_variance(s, r)
         weight = shrink(s, r, drawn)
         pull = data_variance / (data_variance + s**2)
@@ -130,25 +136,30 @@ def test_small_and_large_variance_of_twenty_steps():
     assert found["ancestral_large"][1] / 0.25 == pytest.approx(1.1841, abs=1e-4)
 
 
+@quick_jit
+def ddim_of_a_network(process, x, sigmas):
+    apply, row = exact_network(MIXTURE, process, "v")
+    return samplers.ddim(denoiser(apply, process, row), x, sigmas, keys_of(6))
+
+
 @pytest.mark.parametrize("process_name", PROCESSES)
-def test_a_network_of_any_process_samples_as_its_denoiser(process_name):
+def test_a_network_of_any_process_samples_alike(process_name):
     with precision(64):
         process = PROCESSES[process_name]()
-        apply, row = exact_network(MIXTURE, process, "eps")
         sigmas = samplers.karras(12, *levels(process, 2))
-        x = init_noise(keys_of(6), (2,), sigmas[0])
-        ways = (denoiser(apply, process, row), exact_denoiser(MIXTURE))
-        found, expected = (jax.jit(lambda x, way=way: samplers.ddim(way, x, sigmas, keys_of(6)))(x) for way in ways)
-        np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-8)
+        start = init_noise(keys_of(6), (2,), sigmas[0])
+        found = np.asarray(ddim_of_a_network(process, start, sigmas))
+    x, sigmas = np.asarray(start), np.asarray(sigmas)
+    for s, r in itertools.pairwise(sigmas):
+        x0 = posterior_mean(MIXTURE, x, np.full(6, s))
+        x = x0 + r / s * (x - x0)
+    np.testing.assert_allclose(found, x, rtol=1e-7, atol=1e-8)
 
 
-@jax.jit
+@quick_jit
 def to_a_level(x, grids):
     return [
-        {
-            name: SAMPLERS[name][0](exact_denoiser(DATA), x, sigmas, keys_of(1))
-            for name in ("ddim", "heun", "dpmpp_2m")
-        }
+        {name: SAMPLERS[name][0](exact_denoiser(DATA), x, sigmas, keys_of(1)) for name in ("ddim", "heun", "dpmpp_2m")}
         for sigmas in grids
     ]
 
@@ -166,31 +177,28 @@ def test_orders_of_convergence():
         assert slope == pytest.approx(order, abs=0.3), name
 
 
+S_MIN, S_MAX, S_NOISE = 0.05, 20.0, 1.007
+
+
+@quick_jit
+def churned(x, sigmas, keys, churn):
+    options = dict(churn=churn, s_min=S_MIN, s_max=S_MAX, s_noise=S_NOISE, trajectory=True)
+    return samplers.heun(exact_denoiser(MIXTURE), x, sigmas, keys, **options)
+
+
 @pytest.mark.parametrize("churn", [0.0, 5.0, 30.0])
 def test_heun_is_edms_algorithm_2(churn):
     # arXiv:2206.00364, Algorithm 2, line by line
-    n, s_min, s_max, s_noise = 18, 0.05, 20.0, 1.007
+    n = 18
     with precision(64):
         keys, t = keys_of(8), samplers.karras(n)
         start = init_noise(keys_of(8, seed=1), (2,), t[0])
-        found, path = jax.jit(
-            lambda x, churn: samplers.heun(
-                exact_denoiser(MIXTURE),
-                x,
-                t,
-                keys,
-                churn=churn,
-                s_min=s_min,
-                s_max=s_max,
-                s_noise=s_noise,
-                trajectory=True,
-            )
-        )(start, churn)
+        found, path = churned(start, t, keys, churn)
         eps, x, t = noises(keys, n, (2,)), np.asarray(start), np.asarray(t)
     for i in range(n):
-        gamma = min(churn / n, np.sqrt(2) - 1) if s_min <= t[i] <= s_max else 0.0
+        gamma = min(churn / n, np.sqrt(2) - 1) if S_MIN <= t[i] <= S_MAX else 0.0
         t_hat = t[i] + gamma * t[i]
-        x_hat = x + np.sqrt(t_hat**2 - t[i] ** 2) * s_noise * eps[i]
+        x_hat = x + np.sqrt(t_hat**2 - t[i] ** 2) * S_NOISE * eps[i]
         d = (x_hat - posterior_mean(MIXTURE, x_hat, np.full(8, t_hat))) / t_hat
         x = x_hat + (t[i + 1] - t_hat) * d
         if t[i + 1] != 0:
@@ -208,7 +216,7 @@ def test_ddim_is_euler_on_the_velocity():
         apply, row = exact_network(MIXTURE, process, "velocity")
         sigmas = samplers.at_times(process, t[:-1])
         start = init_noise(keys_of(8), (2,), sigmas[0])
-        _, path = jax.jit(
+        _, path = quick_jit(
             lambda x: samplers.ddim(denoiser(apply, process, row), x, sigmas, keys_of(8), trajectory=True)
         )(start)
     path, x_t = np.asarray(path.x), np.asarray(start) * (1 - t[0])
@@ -218,40 +226,34 @@ def test_ddim_is_euler_on_the_velocity():
         np.testing.assert_allclose(path[i + 1] * (1 - t[i + 1]), x_t, rtol=1e-10, atol=1e-11)
 
 
-@functools.cache
-def ho_et_al(large):
-    """Algorithm 2 of arXiv:2006.11239 on a chain of 30 steps, from its betas: (alpha-bar, path of x_t, its draws)."""
+@quick_jit
+def chains(process, x, sigmas):
+    apply, row = exact_network(MIXTURE, process, "eps")
+    return [
+        SAMPLERS[name][0](denoiser(apply, process, row), x, sigmas, keys_of(8), trajectory=True)[1].x
+        for name in ("ddim_full", "ancestral_small", "ancestral_large")
+    ]
+
+
+def test_the_ddpm_chain_of_ho_et_al():
+    # arXiv:2006.11239, Algorithm 2, on a chain of 30 steps from its betas, in x_t
     betas = linear_betas(30, 0.003, 0.5)
     alpha_bar = np.cumprod(1 - betas)
     with precision(64):
-        keys = keys_of(8)
-        x_t = np.asarray(init_noise(keys_of(8, seed=1), (2,), 1.0))
-        z, path = noises(keys, 30, (2,)), [x_t]
-    for i, t in enumerate(reversed(range(30))):
-        before = alpha_bar[t - 1] if t else 1.0
-        x0 = posterior_mean(MIXTURE, x_t / np.sqrt(alpha_bar[t]), np.full(8, np.sqrt(1 / alpha_bar[t] - 1)))
-        # Eq. 7
-        mean = np.sqrt(before) * betas[t] * x0 + np.sqrt(1 - betas[t]) * (1 - before) * x_t
-        variance = betas[t] if large else betas[t] * (1 - before) / (1 - alpha_bar[t])
-        x_t = mean / (1 - alpha_bar[t]) + (np.sqrt(variance) * z[i] if t else 0.0)
-        path.append(x_t)
-    return betas, np.append(alpha_bar[::-1], 1.0), path
-
-
-@pytest.mark.parametrize(
-    ("name", "large"), [("ddim_full", False), ("ancestral_small", False), ("ancestral_large", True)]
-)
-def test_the_ddpm_chain_of_ho_et_al(name, large):
-    betas, alpha_bar, expected = ho_et_al(large)
-    with precision(64):
-        process = DDPM(betas)
-        apply, row = exact_network(MIXTURE, process, "eps")
+        start = np.asarray(init_noise(keys_of(8, seed=1), (2,), 1.0))
+        process, z = DDPM(betas), noises(keys_of(8), 30, (2,))
         sigmas = samplers.uniform_time(process, 30)
-        _, path = jax.jit(
-            lambda x: SAMPLERS[name][0](denoiser(apply, process, row), x, sigmas, keys_of(8), trajectory=True)
-        )(jnp.asarray(expected[0]) / np.sqrt(alpha_bar[0]))
-    for x, a, x_t in zip(np.asarray(path.x), alpha_bar, expected):
-        np.testing.assert_allclose(x * np.sqrt(a), x_t, rtol=1e-8, atol=1e-9)
+        found = jax.device_get(chains(process, start / np.sqrt(alpha_bar[-1]), sigmas))
+    for path, large in zip(found, (False, False, True)):
+        x_t = start
+        for i, t in enumerate(reversed(range(30))):
+            before = alpha_bar[t - 1] if t else 1.0
+            x0 = posterior_mean(MIXTURE, x_t / np.sqrt(alpha_bar[t]), np.full(8, np.sqrt(1 / alpha_bar[t] - 1)))
+            # Eq. 7
+            mean = np.sqrt(before) * betas[t] * x0 + np.sqrt(1 - betas[t]) * (1 - before) * x_t
+            variance = betas[t] if large else betas[t] * (1 - before) / (1 - alpha_bar[t])
+            x_t = mean / (1 - alpha_bar[t]) + (np.sqrt(variance) * z[i] if t else 0.0)
+            np.testing.assert_allclose(path[i + 1] * np.sqrt(before), x_t, rtol=1e-8, atol=1e-9)
 
 
 def test_variance_between_small_and_large():
@@ -274,7 +276,7 @@ def test_dpmpp_2m_is_its_algorithm_2():
     with precision(64):
         sigmas = samplers.karras(n, 0.01, 60.0)
         start = init_noise(keys_of(8), (2,), sigmas[0])
-        found = jax.jit(lambda x: samplers.dpmpp_2m(exact_denoiser(MIXTURE), x, sigmas, keys_of(8)))(start)
+        found = quick_jit(lambda x: samplers.dpmpp_2m(exact_denoiser(MIXTURE), x, sigmas, keys_of(8)))(start)
         s = np.asarray(sigmas)
     alpha = 1 / np.sqrt(1 + s**2)
     sigma = s * alpha
@@ -369,35 +371,34 @@ def test_sweeping_does_not_recompile(name):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_vmap_and_gradients(name):
-    # over everything that is traced, at once; in both modes; the last level, 0, included
+    # over everything that is traced, at once, the last level, 0, included
     run, options = swept(name)
     keys, sigmas = keys_of(2), samplers.karras(5, 0.01, 10.0)
 
     def mean(x, sigmas, options):
         return jnp.mean(run(exact_denoiser(DATA), x, sigmas, keys, **options))
 
-    x = jnp.stack([jnp.full((2, 1), value) for value in (1.0, -3.0, 5.0)])
-    grids = jnp.stack([sigmas, 0.9 * sigmas, 1.1 * sigmas])
-    swept_options = {k: v * jnp.asarray([1.0, 0.9, 0.8]) for k, v in options.items()}
-    arguments = (x, grids, swept_options)
+    def total(*arguments):
+        values = jax.vmap(mean)(*arguments)
+        return jnp.sum(values), values
 
+    @jax.jit
     def run_all(*arguments):
         # the gradient of the vmapped, where both branches of every condition run
-        def total(*arguments):
-            values = jax.vmap(mean)(*arguments)
-            return jnp.sum(values), values
-
         (_, values), gradients = jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True)(*arguments)
-        slope = jax.jvp(lambda *a: total(*a)[0], arguments, jax.tree.map(jnp.ones_like, arguments))[1]
-        return values, gradients, slope
+        if not options:
+            return values, gradients
+        return values, gradients, jax.jvp(lambda *a: total(*a)[0], arguments, jax.tree.map(jnp.ones_like, arguments))[1]
 
-    values, gradients, slope = jax.jit(run_all)(*arguments)
-    for leaf in jax.tree.leaves((values, gradients, slope)):
+    x, grids = jnp.asarray([[[1.0]] * 2, [[-3.0]] * 2]), jnp.stack([sigmas, 0.9 * sigmas])
+    found = run_all(x, grids, {k: v * jnp.asarray([1.0, 0.9]) for k, v in options.items()})
+    for leaf in jax.tree.leaves(found):
         assert np.all(np.isfinite(leaf))
-    one_by_one = jax.jit(lambda *a: [mean(*jax.tree.map(lambda leaf, i=i: leaf[i], a)) for i in range(3)])(*arguments)
-    np.testing.assert_allclose(values, one_by_one, rtol=1e-4, atol=1e-5)
-    # the two modes agree: the slope along all ones is the sum of the gradient
-    np.testing.assert_allclose(slope, sum(jnp.sum(g) for g in jax.tree.leaves(gradients)), rtol=1e-3, atol=1e-4)
+    values, gradients, *slope = jax.device_get(found)
+    assert values[0] != values[1]
+    if slope:  # the two modes agree: the slope along all ones is the sum of the gradient
+        along = sum(np.sum(g) for g in jax.tree.leaves(gradients))
+        np.testing.assert_allclose(slope[0], along, rtol=1e-3, atol=1e-4)
 
 
 def test_finite_from_the_noisiest_level_of_all():

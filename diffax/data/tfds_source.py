@@ -69,7 +69,7 @@ def _records(builder: Any, name: str, split: str, data_dir: str | None) -> Any:
         # Without the argument tfds would also take parquet, of which it reads back only a part of the examples.
         return builder.as_data_source(split, file_format="array_record")
     except Exception as error:
-        if not builder.is_prepared():
+        if not builder.info.initialized:  # is_prepared() prints a warning of its own
             raise ValueError(
                 f"dataset={name!r}: not prepared in {builder.data_dir}; prepare it with: {_command(name, data_dir)}"
             ) from None

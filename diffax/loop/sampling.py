@@ -27,7 +27,10 @@ def network_apply(module: Any) -> Callable:
 
 
 def generator(experiment: Experiment, trajectory: bool = False) -> Generate:
-    """A function generate(params, seed, labels, n, batch_size, guidance, first=0, tick=None) -> numpy [n, *data].
+    """A function generate(params, seed, labels, n, batch_size, guidance, ...) -> numpy [n, *data].
+
+    Its further arguments: `first`, the number of the first sample; `sigmas` and `options` (a dict) in place of the
+    experiment's grid and sampler options; `tick(done, more)`, called after every batch.
 
     Sample number i of a seed depends on the seed, i, its label and the options, and on nothing else: neither on the
     batch size nor on the number of devices. The last batch is filled up and cut, so all are one executable.
@@ -51,13 +54,15 @@ def generator(experiment: Experiment, trajectory: bool = False) -> Generate:
         result = sampler(denoise, x, sigmas, keys[:, 1], **options)
         return result[1].x if trajectory else result
 
-    def generate(params, seed, labels, n, batch_size, guidance, first=0, tick=None):
+    def generate(params, seed, labels, n, batch_size, guidance, first=0, sigmas=None, options=None, tick=None):
+        sigmas = experiment.sigmas if sigmas is None else sigmas
+        values = {**swept, **(options or {})}
         batches = []
         for start in range(0, n, batch_size):
             indices = np.arange(first + start, first + start + batch_size)
             chosen = None if labels is None else jnp.asarray(np.resize(labels[start:n], batch_size), jnp.int32)
             indices, chosen = _place((jnp.asarray(indices, jnp.int32), chosen), batch_size)
-            x = np.asarray(run(params, seed, indices, chosen, experiment.sigmas, guidance, swept))
+            x = np.asarray(run(params, seed, indices, chosen, sigmas, guidance, values))
             batches.append(x[:, : n - start] if trajectory else x[: n - start])
             if tick is not None:
                 tick(min(start + batch_size, n), min(batch_size, n - start))

@@ -14,10 +14,10 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from diffax import build, parallel, report
-from diffax.loop import evaluation, pictures, sampling, workdir
+from diffax.loop import checks, evaluation, pictures, sampling, workdir
 from diffax.train import TrainState, example_keys, init_state, train_step
 
-DONE, STOPPED = 0, 3  # exit codes
+DONE = 0  # exit code
 
 
 class Run(NamedTuple):
@@ -47,11 +47,11 @@ def train(config: Mapping, folder: str | os.PathLike) -> int:
     from diffax import checkpoint
 
     options = config["train"]
-    parallel.check_batch(options["batch_size"], jax.device_count(), options["accumulate"])
-    experiment = build.experiment(config)
-    folder = workdir.prepare(folder, config)
+    experiment = checks.experiment(config)
+    folder = workdir.writable(folder)
     lock = checkpoint.lock(folder) if jax.process_index() == 0 else contextlib.nullcontext()
     with workdir.stop_signals() as stopped, lock:
+        workdir.prepare(folder, config)
         keep = dict(keep=options["keep"], keep_every=options["keep_every"] or None)
         manager = _in_background(partial(checkpoint.manager, folder / "checkpoints", **keep))
         fresh = initial_state(experiment)
@@ -77,12 +77,13 @@ def train(config: Mapping, folder: str | os.PathLike) -> int:
         finally:
             checkpoint.close(manager())  # the save in flight would be lost at exit
         state = _on_this_host(state)
-        if step < options["steps"]:
+        if step < options["steps"] or stopped(step):
             if jax.process_index() == 0:
                 pictures.write_report(experiment, state, folder)
             print(f"stopped and saved at step {step}; the same command goes on", file=sys.stderr, flush=True)
-            return STOPPED
-        _finish(experiment, state, folder, draw)
+            return workdir.STOPPED
+        with workdir.signals_end_at_once():
+            _finish(experiment, state, folder, draw)
     return DONE
 
 

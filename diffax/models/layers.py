@@ -56,6 +56,12 @@ def group_norm(x: Array, scale: Array, bias: Array, groups: int, eps: float = 1e
     return d * gain + jnp.expand_dims(jnp.atleast_2d(bias), positions)
 
 
+def silu(x: Array) -> Array:
+    """x sigmoid(x), computed in float32; arXiv:1702.03118. sigmoid(x) = (1 + tanh(x/2))/2 is the faster form on CPU."""
+    half = 0.5 * x.astype(jnp.float32)
+    return (half * (1 + jnp.tanh(half))).astype(x.dtype)
+
+
 def dropout(x: Array, keys: Array | None, rate: float, layer: int) -> Array:
     """Zero each value with probability `rate` and divide the rest by 1 - rate; arXiv:1207.0580.
 
@@ -176,7 +182,7 @@ class Conditioning(nn.Module):
             remedy = "pass label (num_classes is the null class)" if label is None else "set num_classes or drop label"
             raise ValueError(f"the network has num_classes={self.num_classes} but was given {given}: {remedy}")
         h = sinusoidal(c_noise, self.channels).astype(self.dtype)
-        h = nn.silu(dense(self.features, dtype=self.dtype, name="dense_0")(h))
+        h = silu(dense(self.features, dtype=self.dtype, name="dense_0")(h))
         h = dense(self.features, dtype=self.dtype, name="dense_1")(h)
         if label is None:
             return h
@@ -208,16 +214,16 @@ class ResBlock(nn.Module):
     def __call__(self, x: Array, condition: Array, dropout_keys: Array | None = None) -> Array:
         resample = self.resample or (lambda a: a)
         condition = dense(self.features * (2 if self.adaptive else 1), dtype=self.dtype, name="condition")(
-            nn.silu(condition)
+            silu(condition)
         )
-        h = nn.silu(GroupNorm(self.groups, self.dtype, name="norm_0")(x))
+        h = silu(GroupNorm(self.groups, self.dtype, name="norm_0")(x))
         h = conv(self.features, dtype=self.dtype, name="conv_0")(resample(h))
         if self.adaptive:
             h = GroupNorm(self.groups, self.dtype, name="norm_1")(h, condition)
         else:
             h = GroupNorm(self.groups, self.dtype, name="norm_1")(h + condition[:, None, None])
         # The path names the layer, so its masks stay the same when other layers come or go.
-        h = dropout(nn.silu(h), dropout_keys, self.dropout, zlib.crc32("/".join(self.path).encode()))
+        h = dropout(silu(h), dropout_keys, self.dropout, zlib.crc32("/".join(self.path).encode()))
         h = conv(self.features, dtype=self.dtype, scale=0.0, name="conv_1")(h)
         x = resample(x)
         if x.shape[-1] != self.features:

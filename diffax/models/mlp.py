@@ -37,7 +37,7 @@ class MLP(nn.Module):
     ) -> Array:
         """y of each example; the arguments are `UNet`'s."""
         out_features = x.shape[-1] if self.out_features is None else self.out_features
-        condition = nn.silu(
+        condition = layers.silu(
             layers.Conditioning(self.features, self.features, self.num_classes, self.dtype, name="conditioning")(
                 c_noise, label
             )
@@ -48,6 +48,6 @@ class MLP(nn.Module):
 
         h = dense("dense_in")(x)
         for i in range(self.blocks):
-            inner = nn.silu(dense(f"block_{i}_in")(h) + dense(f"block_{i}_condition")(condition))
+            inner = layers.silu(dense(f"block_{i}_in")(h) + dense(f"block_{i}_condition")(condition))
             h = h + dense(f"block_{i}_out")(layers.dropout(inner, dropout_keys, self.dropout, i))
-        return dense("dense_out", out_features, scale=0.0)(nn.silu(h)).astype(jnp.float32)
+        return dense("dense_out", out_features, scale=0.0)(layers.silu(h)).astype(jnp.float32)

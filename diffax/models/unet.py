@@ -95,7 +95,7 @@ class UNet(nn.Module):
                 h = block(h, width, f"up_{level}_{i}", max(h.shape[1:3]) in self.attention)
             if level:
                 h = self._resize(h, width=width, name=f"up_{level}", block=block, up=True)
-        h = nn.silu(layers.GroupNorm(self.groups, self.dtype, name="norm_out")(h))
+        h = layers.silu(layers.GroupNorm(self.groups, self.dtype, name="norm_out")(h))
         return layers.conv(out_channels, dtype=self.dtype, scale=0.0, name="conv_out")(h).astype(jnp.float32)
 
     def _res_block(self, width, name, resample):
