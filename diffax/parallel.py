@@ -133,8 +133,9 @@ def replicate(tree: Any, devices=None) -> Any:
 
 
 def unreplicate(tree: Any) -> Any:
-    """The first device's copy of a replicated tree."""
-    return jax.tree.map(lambda a: a[0], tree)
+    """The copy of a tree from `replicate` on this host's first device."""
+    # from the one device: indexing the whole would be a collective of all, and a deadlock between hosts
+    return jax.tree.map(lambda a: a.addressable_data(0)[0], tree)
 
 
 def global_batch(batch: Any, mesh: Mesh) -> Any:

@@ -1,6 +1,7 @@
-"""The shape of the code base: imports run one way, dependencies stay where they belong, files stay small."""
+"""The architecture, held: imports run one way, files and functions stay small, and what is public is documented."""
 
 import ast
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -12,117 +13,184 @@ import diffax
 PACKAGE = Path(diffax.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# what a unit may import of the package; a unit is a top-level module or folder
+# DESIGN's order: a layer imports only itself and layers above it in this list.
 LAYERS = [
-    ("process",),
-    ("prediction",),
-    ("losses",),
-    ("samplers", "guidance"),
-    ("models",),
-    ("train",),
-    ("parallel", "compile"),
-    ("data", "manifest", "checkpoint", "metrics", "report"),
-    ("build",),
-    ("config",),
-    ("loop",),
-    ("main",),
+    "process",
+    "prediction",
+    "losses",
+    "samplers",
+    "guidance",
+    "likelihood",
+    "models",
+    "train",
+    "compile",
+    "parallel",
+    "data",
+    "manifest",
+    "checkpoint",
+    "metrics",
+    "report",
+    "build",
+    "config",
+    "loop",
+    "main",
 ]
-RANK = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
+MATHS = {"process", "prediction", "losses", "samplers", "guidance", "likelihood"}
+# What a layer must not know although the order would allow it.
+APART = {
+    "samplers": {"process", "losses"},
+    "guidance": {"process", "losses"},
+    "likelihood": {"process", "losses"},
+    "models": MATHS,
+    "train": MATHS | {"models"},
+    "parallel": MATHS | {"models"},
+    "data": MATHS | {"models", "train"},
+    "manifest": MATHS | {"models", "train"},
+    "checkpoint": MATHS | {"models", "train"},
+    "metrics": MATHS | {"models", "train"},
+    "report": MATHS | {"models", "train"},
+}
+# The packages that may be imported when a layer is; all others only inside the function that needs them.
+ARRAYS = {"jax", "numpy"}
+AT_IMPORT = {
+    **dict.fromkeys(MATHS, {"jax"}),
+    "process": ARRAYS,  # the float64 tables
+    "likelihood": {"jax", "diffrax"},
+    "models": ARRAYS | {"flax"},
+    "train": ARRAYS | {"optax"},
+    "parallel": ARRAYS | {"optax"},
+    "main": {"absl"},
+}
 
 
-def unit_of(file):
-    relative = file.relative_to(PACKAGE)
-    return relative.parts[0].removesuffix(".py")
+def layer_of(path):
+    """The first name below the package: `process` for both diffax/process.py and diffax/process/discrete.py."""
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
-def imports(file):
-    """All modules that a file imports, anywhere in it, as dotted names."""
-    for node in ast.walk(ast.parse(file.read_text())):
+def imports_of(tree, package):
+    """(module, node) of every import in a tree; `from diffax import samplers` names diffax.samplers."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from ((alias.name, node) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}: relative import"
-            yield node.module
-            if node.module == "diffax":
-                yield from (f"diffax.{alias.name}" for alias in node.names)
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            names = [alias.name for alias in node.names] if module == "diffax" else [""]
+            yield from ((f"{module}.{name}".rstrip("."), node) for name in names)
 
 
-def units_imported(file):
-    names = {name.split(".")[1] for name in imports(file) if name.startswith("diffax.")}
-    return {name for name in names if name in RANK}
+def at_import(tree):
+    """The nodes that run when the module is imported: all but the bodies of functions and of `if TYPE_CHECKING`."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        yield node
+        yield from at_import(node)
 
 
-def test_every_file_has_a_layer():
-    assert {unit_of(file) for file in FILES} - {"__init__"} == set(RANK)
+def read(path):
+    package = ".".join(["diffax", *path.relative_to(PACKAGE).parent.parts])
+    tree = ast.parse(path.read_text())
+    return tree, list(imports_of(tree, package))
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_imports_run_one_way(file):
-    unit = unit_of(file)
-    if unit == "__init__":
-        return
-    for other in units_imported(file) - {unit}:
-        same = RANK[other] == RANK[unit] and (unit, other) != ("samplers", "guidance")
-        assert RANK[other] < RANK[unit] or same, f"{unit} imports {other}, which comes after it"
+INNER = [path for path in FILES if path.parent != PACKAGE or path.name != "__init__.py"]
 
 
-def test_samplers_and_guidance_never_see_a_process():
-    for name in ("samplers", "guidance"):
-        assert "process" not in units_imported(PACKAGE / f"{name}.py")
+def name_of(path):
+    return str(path.relative_to(PACKAGE))
 
 
-def third_party(file):
-    return {name.split(".")[0] for name in imports(file)} - set(sys.stdlib_module_names) - {"diffax"}
+def test_every_file_has_its_layer():
+    assert {layer_of(path) for path in INNER} <= set(LAYERS)
+    assert FILES
 
 
-def test_the_mathematics_imports_jax_alone():
-    for file in FILES:
-        if unit_of(file) in ("process", "prediction", "losses", "samplers", "guidance"):
-            assert third_party(file) <= {"jax", "numpy"}, file
+@pytest.mark.parametrize("path", INNER, ids=name_of)
+def test_imports_run_one_way(path):
+    layer = layer_of(path)
+    allowed = set(LAYERS[: LAYERS.index(layer) + 1]) - APART.get(layer, set())
+    for module, node in read(path)[1]:
+        parts = module.split(".")
+        if parts[0] == "diffax" and len(parts) > 1 and parts[1] not in diffax.__all__ + ["__version__"]:
+            assert parts[1] in allowed, f"line {node.lineno}: {layer} imports {module}"
+        if parts[0] == "diffax" and len(parts) > 1 and parts[1] in LAYERS:
+            assert parts[1] in allowed, f"line {node.lineno}: {layer} imports {module}"
 
 
-def test_flax_stays_in_models():
-    for file in FILES:
-        if unit_of(file) != "models":
-            assert "flax" not in third_party(file), file
+@pytest.mark.parametrize("path", INNER, ids=name_of)
+def test_packages_are_imported_where_they_are_used(path):
+    tree, imports = read(path)
+    now = {id(node) for node in at_import(tree)}
+    allowed = AT_IMPORT.get(layer_of(path), ARRAYS) | set(sys.stdlib_module_names) | {"diffax"}
+    for module, node in imports:
+        package = module.split(".")[0]
+        assert id(node) not in now or package in allowed, f"line {node.lineno}: {module} when the file is imported"
+        assert package not in {"tensorflow", "torch", "keras"}
+        assert package not in {"flax", "haiku", "equinox"} or layer_of(path) == "models"
+        assert not module.startswith("jax._src"), "public names only"
 
 
-def test_only_main_defines_and_reads_flags():
-    for file in FILES:
-        names = {node.attr for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Attribute)}
-        defined = {name for name in names if name.startswith("DEFINE_")}
-        assert not defined or unit_of(file) == "main", file
-        if unit_of(file) != "main":
-            assert "sys.argv" not in file.read_text() or file.name == "pictures.py", file  # the report's command line
+@pytest.mark.parametrize("path", INNER, ids=name_of)
+def test_only_main_reads_flags(path):
+    tree, imports = read(path)
+    if layer_of(path) != "main":
+        for module, _ in imports:
+            assert module.split(".")[0] not in {"absl", "argparse"}
+        assert not any(isinstance(node, ast.Name) and node.id == "FLAGS" for node in ast.walk(tree))
+        assert not any(
+            isinstance(node, ast.Attribute) and node.attr == "argv" and ast.dump(node.value).startswith("Name(id='sys'")
+            for node in ast.walk(tree)
+        )
 
 
-def test_no_framework_but_jax():
-    for file in FILES:
-        assert not third_party(file) & {"tensorflow", "torch", "diffusers", "clu", "matplotlib"}, file
+@pytest.mark.parametrize("path", INNER, ids=name_of)
+def test_only_build_turns_strings_into_functions(path):
+    tree, _ = read(path)
+    if layer_of(path) not in {"build", "config"}:
+        called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        assert not called & {"eval", "exec", "__import__", "importlib.import_module", "import_module", "globals"}
 
 
-def test_files_are_short_and_named_for_nouns():
-    for file in FILES:
-        lines = file.read_text().count("\n")
-        assert lines <= 350, f"{file}: {lines} lines"
-        assert file.stem not in {"utils", "util", "common", "base", "types", "helpers", "misc"}, file
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_files_and_functions_fit(path):
+    assert len(path.read_text().splitlines()) <= 350
+    assert path.stem not in {"utils", "util", "common", "base", "types", "helpers", "misc"}
+    for node in ast.walk(read(path)[0]):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 70, f"{node.name} has {node.end_lineno - node.lineno + 1} lines"
+            assert not node.name.startswith("get_")
+        if isinstance(node, ast.ClassDef):
+            assert not node.name.startswith("Base")
+            assert not node.name.endswith("Manager")
 
 
-def test_public_names_are_documented():
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_what_is_public_is_documented(path):
+    tree, _ = read(path)
+    assert ast.get_docstring(tree), "the file itself"
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), node.name
+
+
+def test_every_public_name_has_a_docstring():
+    assert sorted(set(diffax.__all__)) == sorted(diffax.__all__)
     for name in diffax.__all__:
         value = getattr(diffax, name)
-        if callable(value) and hasattr(value, "__module__") and value.__module__.startswith("diffax"):
-            assert value.__doc__, name
-    for file in FILES:
-        tree = ast.parse(file.read_text())
-        assert ast.get_docstring(tree), f"{file}: no docstring"
-        for node in tree.body:
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
-                assert ast.get_docstring(node), f"{file}:{node.lineno} {node.name}"
+        if inspect.isfunction(value) or inspect.isclass(value) or inspect.ismodule(value):
+            assert inspect.getdoc(value), name
+            methods = inspect.getmembers(value, inspect.isfunction) if inspect.isclass(value) else []
+            for method, function in methods:
+                if not method.startswith("_") and function.__module__.startswith("diffax"):
+                    assert inspect.getdoc(function), f"{name}.{method}"
 
 
-def test_import_is_light():
-    code = "import sys, diffax; print(*{m.split('.')[0] for m in sys.modules})"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    heavy = {"flax", "optax", "orbax", "grain", "tensorflow_datasets", "sklearn", "scipy.stats", "PIL", "absl", "tqdm"}
-    assert not heavy & set(loaded)
+def test_import_needs_jax_alone():
+    heavy = ["absl", "flax", "optax", "orbax", "grain", "tensorflow_datasets", "tensorflow", "torch", "sklearn", "PIL"]
+    code = f"import sys, diffax; print([name for name in {heavy} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
+    assert run.stdout.strip() == "[]"
