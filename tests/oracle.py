@@ -251,22 +251,27 @@ def exact_network(data, process, name):
 
 @pytest.fixture(autouse=True)
 def strict():
-    """Implicit promotion of types is an error in the tests that import this."""
+    """For every test of a file that imports this: no implicit promotion of types, and little effort in compiling.
+
+    Most of the time of these tests is the compiler's. What is held to the rounding of float32 asks for the code
+    that a user runs, by `precision(32)`.
+    """
+    jax.config.update("jax_disable_most_optimizations", True)
     with jax.numpy_dtype_promotion("strict"):
         yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
+@contextlib.contextmanager
 def precision(bits):
-    """A context in which JAX computes in floats of 32 or 64 bits."""
-    return jax.enable_x64(True) if bits == 64 else contextlib.nullcontext()
-
-
-def quick_jit(f, **options):
-    """`jax.jit` without the compiler's optimizations: for identities in float64, most of whose time is compilation.
-
-    What is held in float32 is compiled as a user's code is.
-    """
-    return jax.jit(f, compiler_options={"xla_backend_optimization_level": 0}, **options)
+    """Computes in floats of 64 bits; or in those of 32, compiled as for a user."""
+    if bits == 64:
+        with jax.enable_x64(True):
+            yield
+    else:
+        jax.config.update("jax_disable_most_optimizations", False)
+        yield
+        jax.config.update("jax_disable_most_optimizations", True)
 
 
 def keys_of(n, seed=0):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from perceptron import examples
-from test_parallel import BATCH, MIN_SIZE, RATE, assert_agree, single, task
+from test_parallel import BATCH, MIN_SIZE, assert_agree, single, task
 
 from diffax import parallel
 from diffax.train import example_keys
@@ -111,7 +111,7 @@ def as_a_host():
         mine = jax.tree.map(lambda a: a[host * rows : (host + 1) * rows], examples(BATCH, seed=i))
         state, metrics = step(state, mine, example_keys(jax.random.key(0), i, host * rows, rows))
         losses.append(float(metrics["loss"]))
-    found["pmap"] = losses, {k: np.asarray(a).tolist() for k, a in parallel.unreplicate(state.params).items()}
+    found["pmap"] = losses, {k: np.asarray(a).tolist() for k, a in parallel.unreplicate(state).params.items()}
     print(json.dumps(found))
 
 
@@ -150,6 +150,4 @@ def test_two_hosts_take_the_steps_of_one():
         for name in ("mesh", "fsdp", "pmap"):
             losses, params = found[name]
             np.testing.assert_allclose(losses, rows, rtol=1e-6)
-            assert_agree(
-                jax.tree.map(np.asarray, params, is_leaf=lambda a: isinstance(a, list)), state.params, 1e-3 * RATE
-            )
+            assert_agree(jax.tree.map(np.asarray, params, is_leaf=lambda a: isinstance(a, list)), state.params)

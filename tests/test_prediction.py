@@ -17,7 +17,6 @@ from oracle import (
     posterior,
     posterior_mean,
     precision,
-    quick_jit,
     strict,  # noqa: F401
     told_t,
 )
@@ -27,12 +26,10 @@ from diffax import VP, Cosine, FlowMatching, denoiser, prediction, to_x0
 LEVELS, POINTS = 24, 8
 
 
+@jax.jit
 def every_denoiser(process, x, sigma):
     networks = {name: exact_network(MIXTURE, process, name) for name in PREDICTIONS}
     return {name: denoiser(apply, process, row)(x, sigma) for name, (apply, row) in networks.items()}
-
-
-COMPILED = {64: quick_jit(every_denoiser), 32: jax.jit(every_denoiser)}
 
 
 @functools.cache
@@ -43,7 +40,7 @@ def denoised(process_name, bits):
         sigma = np.repeat(levels(process, LEVELS), POINTS)
         x = MIXTURE.draw(sigma.size) + sigma[:, None] * np.random.default_rng(1).standard_normal((sigma.size, 2))
         sigma, x = jnp.asarray(sigma, f"float{bits}"), jnp.asarray(x, f"float{bits}")
-        return np.asarray(sigma), posterior_mean(MIXTURE, x, sigma), jax.device_get(COMPILED[bits](process, x, sigma))
+        return np.asarray(sigma), posterior_mean(MIXTURE, x, sigma), jax.device_get(every_denoiser(process, x, sigma))
 
 
 @pytest.mark.parametrize("name", PREDICTIONS)
@@ -102,8 +99,8 @@ def test_score_is_the_gradient_of_the_log_density():
         process, t = VP(), jnp.linspace(0.02, 1.0, 12)
         x_t = jnp.asarray(MIXTURE.draw(12))
         apply, _ = exact_network(MIXTURE, process, "score")
-        expected = quick_jit(jax.vmap(jax.grad(log_density)))(x_t, process.alpha(t), process.sigma(t))
-        np.testing.assert_allclose(quick_jit(apply)(x_t, t), expected, rtol=1e-9, atol=1e-9)
+        expected = jax.jit(jax.vmap(jax.grad(log_density)))(x_t, process.alpha(t), process.sigma(t))
+        np.testing.assert_allclose(jax.jit(apply)(x_t, t), expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("process_name", PROCESSES)
@@ -155,7 +152,7 @@ def test_levels_outside_the_process(process, name):
         np.testing.assert_allclose(found, x0, rtol=1e-7)
 
 
-@functools.partial(quick_jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
 def slopes(name, process, x, sigma):
     def denoise(x, sigma):
         apply, row = exact_network(gaussian(0.2, 0.5), process, name)

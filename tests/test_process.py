@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracle import PROCESSES, Trigonometric, levels, precision, quick_jit, strict  # noqa: F401
+from oracle import PROCESSES, Trigonometric, levels, precision, strict  # noqa: F401
 
 import diffax
 from diffax import DDPM, EDM, VE, VP, Cosine, FlowMatching, Process, Shifted, SubVP, add_noise
@@ -21,8 +21,9 @@ TABLES = {
 QUANTITIES = ("alpha", "sigma", "nsr", "logsnr", "timestep")
 
 
-def _quantities(process, t):
-    """Everything at times t [41], and a smooth scalar of it with its gradient in the parameters and in t."""
+@jax.jit
+def quantities(process, t):
+    """Everything at times t, and a smooth scalar of it with its gradient in the parameters and in t."""
 
     def scalar(process, t):
         found = {name: getattr(process, name)(t) for name in QUANTITIES}
@@ -32,16 +33,12 @@ def _quantities(process, t):
     return found | {"time": process.time(found["nsr"]), "scalar": value, "gradients": gradients}
 
 
-QUANTITIES_IN = {64: quick_jit(_quantities), 32: jax.jit(_quantities)}
+def at(process, t):
+    """`quantities` on the host, of a process whose parameters are arrays of t's own type."""
+    return jax.device_get(quantities(jax.tree.map(lambda a: jnp.asarray(a, t.dtype), process), t))
 
 
-def quantities(process, t):
-    return jax.device_get(
-        QUANTITIES_IN[t.dtype.itemsize * 8](jax.tree.map(lambda a: jnp.asarray(a, t.dtype), process), t)
-    )
-
-
-@quick_jit
+@jax.jit
 def by_bisection(process, nsr):
     """The default inverse and its derivatives in nsr and in the parameters, beside the process's own."""
 
@@ -58,7 +55,7 @@ def everything(process_name, bits):
     with precision(bits):
         process = PROCESSES[process_name]()
         t = jnp.linspace(process.t_min, process.t_max, 41, dtype=f"float{bits}")
-        return np.asarray(t), quantities(process, t)
+        return np.asarray(t), at(process, t)
 
 
 @pytest.mark.parametrize("process_name", PROCESSES)
@@ -101,12 +98,12 @@ def test_gradients_equal_differences(process_name):
         t = process.time(jnp.asarray(levels(process, 43)[1:-1] * 1.01))
         way = jax.tree.map(lambda a: a * rng.uniform(0.5, 1.5, a.shape), process)
         ahead, behind = (jax.tree.map(lambda a, d, h=h: a + h * d, process, way) for h in (h, -h))
-        by_process, by_t = quantities(process, t)["gradients"]
+        by_process, by_t = at(process, t)["gradients"]
         for found, direction, ends in (
             (by_process, way, ((ahead, t), (behind, t))),
             (by_t, t, ((process, t * (1 + h)), (process, t * (1 - h)))),
         ):
-            slope = (quantities(*ends[0])["scalar"] - quantities(*ends[1])["scalar"]) / (2 * h)
+            slope = (at(*ends[0])["scalar"] - at(*ends[1])["scalar"]) / (2 * h)
             total = sum(np.vdot(*pair) for pair in zip(*map(jax.tree.leaves, (found, direction))))
             np.testing.assert_allclose(total, slope, rtol=1e-5, atol=1e-7)
 
@@ -142,7 +139,7 @@ def test_vmap_over_hyper_parameters(process_name):
     t = jnp.linspace(first.t_min, first.t_max, 41)
     alpha, nsr, time = stacked(jax.tree.map(lambda a, b: jnp.stack([a, b]), first, second), t)
     for i, process in enumerate((first, second)):
-        expected = quantities(process, t)
+        expected = at(process, t)
         np.testing.assert_allclose(alpha[i], expected["alpha"], rtol=2e-4, atol=1e-6)
         np.testing.assert_allclose(nsr[i], expected["nsr"], rtol=2e-4, atol=1e-6)
         np.testing.assert_allclose(time[i], t, rtol=1e-3, atol=1e-6)

@@ -20,7 +20,6 @@ from oracle import (
     levels,
     posterior_mean,
     precision,
-    quick_jit,
     strict,  # noqa: F401
 )
 
@@ -30,12 +29,10 @@ DATA = gaussian(0.3, 0.5)
 STEPS, BATCH = 400, 480  # more examples than draws of noise in each of them
 
 
-def all_of_them(x, sigmas, keys):
+@jax.jit
+def every_sampler(x, sigmas, keys):
     """{sampler: (samples, path)} for Gaussian data."""
     return {name: run(exact_denoiser(DATA), x, sigmas, keys, trajectory=True) for name, (run, _) in SAMPLERS.items()}
-
-
-every_sampler, every_sampler_in_float64 = jax.jit(all_of_them), quick_jit(all_of_them)
 
 
 def noises(keys, n, shape):
@@ -63,7 +60,7 @@ def moments_of(process_name):
     keys, unit, columns, inverse = design()
     with precision(64):
         sigmas = samplers.karras(STEPS, *levels(PROCESSES[process_name](), 2))
-        found = jax.device_get(every_sampler_in_float64(unit * sigmas[0], sigmas, keys))
+        found = jax.device_get(every_sampler(unit * sigmas[0], sigmas, keys))
     moments = {}
     for name, (value, _) in found.items():
         coefficients = inverse @ value[:, 0]
@@ -137,7 +134,7 @@ def test_small_and_large_variance_of_twenty_steps():
         assert np.var(run(variance)) / 0.25 == pytest.approx(golden, rel=4 * np.sqrt(2 / n))
 
 
-@quick_jit
+@jax.jit
 def dpmpp_2m_of_a_network(process, x, sigmas):
     apply, row = exact_network(MIXTURE, process, "v")
     return samplers.dpmpp_2m(denoiser(apply, process, row), x, sigmas, None)
@@ -169,7 +166,7 @@ def algorithm_2_of_dpmpp(x, s):
         before = x0
 
 
-@quick_jit
+@jax.jit
 def to_a_level(x, grids):
     return [
         {name: SAMPLERS[name][0](exact_denoiser(DATA), x, sigmas, keys_of(1)) for name in ("ddim", "heun", "dpmpp_2m")}
@@ -193,7 +190,7 @@ def test_orders_of_convergence():
 S_MIN, S_MAX, S_NOISE = 0.05, 20.0, 1.007
 
 
-@quick_jit
+@jax.jit
 def churned(x, sigmas, keys, churn):
     options = dict(churn=churn, s_min=S_MIN, s_max=S_MAX, s_noise=S_NOISE, trajectory=True)
     return samplers.heun(exact_denoiser(MIXTURE), x, sigmas, keys, **options)
@@ -229,7 +226,7 @@ def test_ddim_is_euler_on_the_velocity():
         apply, row = exact_network(MIXTURE, process, "velocity")
         sigmas = samplers.at_times(process, t[:-1])
         start = init_noise(keys_of(8), (2,), sigmas[0])
-        _, path = quick_jit(
+        _, path = jax.jit(
             lambda x: samplers.ddim(denoiser(apply, process, row), x, sigmas, keys_of(8), trajectory=True)
         )(start)
     path, x_t = np.asarray(path.x), np.asarray(start) * (1 - t[0])
@@ -239,7 +236,7 @@ def test_ddim_is_euler_on_the_velocity():
         np.testing.assert_allclose(path[i + 1] * (1 - t[i + 1]), x_t, rtol=1e-10, atol=1e-11)
 
 
-@quick_jit
+@jax.jit
 def chains(process, x, sigmas):
     apply, row = exact_network(MIXTURE, process, "eps")
     return [
@@ -287,7 +284,8 @@ def test_variance_between_small_and_large():
 def batch_of_16():
     sigmas, keys = samplers.karras(7), keys_of(16)
     x = init_noise(keys_of(16, seed=1), (1,), sigmas[0])
-    return sigmas, keys, x, jax.device_get(every_sampler(x, sigmas, keys))
+    with precision(32):
+        return sigmas, keys, x, jax.device_get(every_sampler(x, sigmas, keys))
 
 
 def test_trajectories():
@@ -352,7 +350,7 @@ def test_sweeping_does_not_recompile(name):
     run, options = swept(name)
     traced, found = [], set()
 
-    @quick_jit
+    @jax.jit
     def sample(x, sigmas, keys, options):
         traced.append(1)
         return run(exact_denoiser(DATA), x, sigmas, keys, **options)
@@ -378,7 +376,7 @@ def test_vmap_and_gradients(name):
         values = jax.vmap(mean)(*arguments)
         return jnp.sum(values), values
 
-    @quick_jit
+    @jax.jit
     def run_all(*arguments):
         # the gradient of the vmapped, where both branches of every condition run
         (_, values), gradients = jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True)(*arguments)
