@@ -163,7 +163,11 @@ def place(experiment: build.Experiment, state: TrainState) -> Run:
     shardings = (parallel.fsdp if options["parallel"] == "fsdp" else parallel.replicated)(state, mesh)
     target = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), state, shardings)
     if options["parallel"] == "pmap":
-        return Run(parallel.pmapped(step), parallel.replicate, parallel.unreplicate, target, _batches(experiment, None))
+
+        def whole(state):
+            return _onto(shardings, jax.device_get(parallel.unreplicate(state)))
+
+        return Run(parallel.pmapped(step), parallel.replicate, whole, target, _batches(experiment, None))
     from diffax.compile import compiler_options
 
     jitted = parallel.data_parallel(step, mesh, shardings, compiler_options=compiler_options())
