@@ -47,7 +47,11 @@ def test_the_full_config_is_complete_and_refuses_other_modes(file):
         configs.load(f"{file}:quicker")
 
 
-@pytest.mark.parametrize("file", FILES, ids=NAMES)
+# the others of CIFAR-10 differ in numbers only, and test_quick_mode_learns runs them
+SHORT = [file for file in FILES if file.stem in ("digits", "toy_mixture", "cifar10_edm")]
+
+
+@pytest.mark.parametrize("file", SHORT, ids=[file.stem for file in SHORT])
 def test_quick_mode_goes_through(file, tmp_path, programs):  # noqa: F811
     folder = tmp_path / "run"
     quick = configs.complete(configs.load(f"{file}:quick"))
