@@ -74,9 +74,14 @@ def test_sampling_and_evaluating_need_the_workdir_alone(run, sampled):
     options = ("--config.sample.sampler.name=heun", "--config.sample.sampler.churn=20", "--config.eval.n=16")
     outcome = launch("--mode", "eval", "--workdir", sampled, *options)
     assert outcome.code == 0, outcome.err
-    sampler = report.read_json(sampled / "eval_00000006.json")["sampler"]
+    first = (run[0] / "eval_00000006.json").read_bytes()
+    assert (sampled / "eval_00000006.json").read_bytes() == first
+    sampler = report.read_json(sampled / "eval_00000006_2.json")["sampler"]
     assert (sampler["name"], sampler["churn"], sampler["s_noise"]) == ("heun", 20.0, 1.0) and "eta" not in sampler
     assert report.read_json(sampled / "config.json") == report.read_json(run[0] / "config.json")
+    assert launch("--mode", "eval", "--workdir", sampled, *options).code == 0  # the same again: the same card
+    assert sorted(path.name for path in sampled.glob("eval_*")) == ["eval_00000006.json", "eval_00000006_2.json"]
+    assert (sampled / "report.html").read_text().count("churn") >= 1
 
 
 def test_a_dry_run_prints_and_compiles_nothing_big(tmp_path):

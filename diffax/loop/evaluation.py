@@ -1,5 +1,6 @@
 """Evaluation: scores of a trained network's samples against real data, and the card that says how they came about."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ from diffax.loop import sampling
 from diffax.train import TrainState
 
 
-def path(folder: Path, step: int) -> Path:
-    """Where the card of a step lies: `eval_<step>.json`."""
-    return Path(folder) / f"eval_{step:08d}.json"
+def path(folder: Path, step: int, number: int = 1) -> Path:
+    """Where a step's first card lies, `eval_<step>.json`, or its second, `eval_<step>_2.json`."""
+    return Path(folder) / (f"eval_{step:08d}.json" if number == 1 else f"eval_{step:08d}_{number}.json")
 
 
 def evaluate(experiment: build.Experiment, state: TrainState, folder: Path, draw: sampling.Generate) -> dict[str, Any]:
     """Draws `eval.n` samples, scores them, prints the scores, and writes the card and the samples.
+
+    The same evaluation again replaces its card; one with another sampler, seed or number of samples gets a new one.
 
     Returns:
         The metric card: scores, hashes of samples' reference, sampler, seed and versions.
@@ -58,8 +61,18 @@ def evaluate(experiment: build.Experiment, state: TrainState, folder: Path, draw
         },
         seed=options["seed"],
     )
-    report.write_json(path(folder, step), result)
-    with open(Path(folder) / "samples" / f"eval_{step:08d}.npz", "wb") as file:
-        np.savez_compressed(file, **generated)
+    file = _free(folder, step, result)
+    with open(Path(folder) / "samples" / f"{file.stem}.npz", "wb") as samples:
+        np.savez_compressed(samples, **generated)
+    report.write_json(file, result)
     print("  ".join(f"{name} {value:.4f}" for name, value in scores.items()), f"({options['n']} samples)", flush=True)
     return result
+
+
+def _free(folder, step, card):
+    """The path of this card: where the same one lies already, or the first that is free."""
+    asked = lambda card: report.to_json({k: v for k, v in card.items() if k not in ("scores", "versions")})  # noqa: E731
+    for number in itertools.count(1):
+        file = path(folder, step, number)
+        if not file.exists() or asked(report.read_json(file)) == asked(card):
+            return file

@@ -43,7 +43,7 @@ def sample(config: Mapping, folder: str | os.PathLike) -> Path:
 
 
 def evaluate(config: Mapping, folder: str | os.PathLike) -> dict:
-    """Scores samples of the newest checkpoint of `folder`, as after training; rewrites the card and the report."""
+    """Scores samples of the newest checkpoint of `folder`, as after training; writes the card and the report."""
     experiment, state = restored(config, folder)
     card = evaluation.evaluate(experiment, state, Path(folder), sampling.generator(experiment))
     pictures.write_report(experiment, state, Path(folder))

@@ -24,36 +24,23 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
 
     Source: arXiv:1706.08500, Eq. 6; for the closed form, Dowson and Landau 1982.
     """
-    return frechet_from_statistics(gaussian_statistics(a), gaussian_statistics(b))
+    return _distance(*_fitted(a), *_fitted(b))
 
 
 def frechet_from_statistics(a: Statistics, b: Statistics) -> float:
     """`frechet_distance` from (mean [d], covariance [d, d]) of each side, as reference statistics are published.
 
-    With A = L Lᵀ and B = M Mᵀ the trace of (A^½ B A^½)^½ is the sum of the singular values of Lᵀ M. L and M come from
-    eigenvalues, without those that are rounding noise: right for singular covariances, where a square root of A·B is
-    not, and exactly symmetric in a and b.
+    With A = L Lᵀ and B = M Mᵀ the trace of (A^½ B A^½)^½ is the sum of the singular values of Lᵀ M: right for singular
+    covariances, where a square root of A·B is not, and exactly symmetric in a and b.
     """
     (mean_a, cov_a), (mean_b, cov_b) = _checked(a), _checked(b)
-    if mean_a.shape != mean_b.shape:
-        raise ValueError(f"{mean_a.size} features against {mean_b.size}: both sides need the same feature extractor")
-    overlap = np.linalg.svd(_factor(cov_a).T @ _factor(cov_b), compute_uv=False).sum()
-    distance = np.sum((mean_a - mean_b) ** 2) + np.trace(cov_a) + np.trace(cov_b) - 2 * overlap
-    return max(float(distance), 0.0)
+    return _distance(mean_a, _factor(cov_a), mean_b, _factor(cov_b))
 
 
 def gaussian_statistics(features: np.ndarray) -> Statistics:
     """Mean [d] and unbiased covariance [d, d] (divided by n − 1) of features [n, d], in float64."""
-    features = np.asarray(features)
-    if features.ndim != 2 or len(features) < 2 or features.shape[1] < 1:
-        raise ValueError(f"features have shape {features.shape}: [n, d] with n ≥ 2 is needed")
-    features = features.astype(np.float64)
-    broken = int((~np.isfinite(features)).any(axis=1).sum())
-    if broken:
-        raise ValueError(f"{broken} of {len(features)} feature rows are not finite: the samples have diverged")
-    mean = features.mean(axis=0)
-    centered = features - mean
-    return mean, centered.T @ centered / (len(features) - 1)
+    mean, centered = _centered(features)
+    return mean, centered.T @ centered / (len(centered) - 1)
 
 
 def frechet_floor(reference: np.ndarray, n: int, seed: int = 0, *, draws: int = 4) -> float:
@@ -90,8 +77,38 @@ def _checked(statistics: Statistics) -> Statistics:
     return mean, cov
 
 
-def _factor(cov: np.ndarray) -> np.ndarray:
-    """L [d, rank] with L Lᵀ = cov."""
-    values, vectors = np.linalg.eigh((cov + cov.T) / 2)
-    real = values > len(values) * np.finfo(np.float64).eps * max(values[-1], 0.0)
-    return vectors[:, real] * np.sqrt(values[real])
+def _distance(mean_a, factor_a, mean_b, factor_b):
+    if mean_a.shape != mean_b.shape:
+        raise ValueError(f"{mean_a.size} features against {mean_b.size}: both sides need the same feature extractor")
+    overlap = np.linalg.svd(factor_a.T @ factor_b, compute_uv=False).sum()
+    distance = np.sum((mean_a - mean_b) ** 2) + np.sum(factor_a**2) + np.sum(factor_b**2) - 2 * overlap
+    return max(float(distance), 0.0)
+
+
+def _centered(features):
+    features = np.asarray(features)
+    if features.ndim != 2 or len(features) < 2 or features.shape[1] < 1:
+        raise ValueError(f"features have shape {features.shape}: [n, d] with n ≥ 2 is needed")
+    features = features.astype(np.float64)
+    broken = int((~np.isfinite(features)).any(axis=1).sum())
+    if broken:
+        raise ValueError(f"{broken} of {len(features)} feature rows are not finite: the samples have diverged")
+    mean = features.mean(axis=0)
+    return mean, features - mean
+
+
+def _fitted(features):
+    """(mean, L) of features, L Lᵀ their covariance; of fewer rows than columns, the rows themselves are a factor."""
+    mean, centered = _centered(features)
+    n, d = centered.shape
+    return mean, centered.T / np.sqrt(n - 1) if n <= d else _factor(centered.T @ centered / (n - 1))
+
+
+def _factor(cov):
+    """L [d, rank] with L Lᵀ = cov; where it is singular, from the eigenvalues that are more than rounding noise."""
+    try:
+        return np.linalg.cholesky(cov)
+    except np.linalg.LinAlgError:
+        values, vectors = np.linalg.eigh((cov + cov.T) / 2)
+        real = values > len(values) * np.finfo(np.float64).eps * max(values[-1], 0.0)
+        return vectors[:, real] * np.sqrt(values[real])

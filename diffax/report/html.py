@@ -178,14 +178,14 @@ def _evaluations(cards) -> str:
     rest = {name: _line(value) for name, value in card.items() if name not in ("scores", "score", "step")}
     parts = f'<div class="card"><h3>Step {step:,}</h3>{_wrap("scores", scores)}{_rows(rest)}</div>'
     if len(cards) > 1:
-        found = [(step, {name: score for name, score, _ in _scores(card)}) for step, card in cards]
-        names = list(dict.fromkeys(name for _, row in found for name in row))
+        found = [(step, card, {name: score for name, score, _ in _scores(card)}) for step, card in cards]
+        names = list(dict.fromkeys(name for *_, row in found for name in row))
         head = "".join(f"<th>{escape(name)}</th>" for name in names)
         lines = ""
-        for step, row in found:
+        for step, card, row in found:
             cells = "".join(f"<td>{_score(name, row[name]) if name in row else ''}</td>" for name in names)
-            lines += f"<tr><td>{step:,}</td>{cells}</tr>"
-        table = f'<table class="many"><thead><tr><th>step</th>{head}</tr></thead>{lines}</table>'
+            lines += f"<tr><td>{step:,}</td>{cells}<td>{_line(card.get('sampler', ''))}</td></tr>"
+        table = f'<table class="many"><thead><tr><th>step</th>{head}<th>sampler</th></tr></thead>{lines}</table>'
         parts += f'<div class="card scroll"><h3>All evaluations</h3>{table}</div>'
     return _section("Evaluation", parts)
 

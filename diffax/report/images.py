@@ -159,11 +159,12 @@ def strip_path(workdir: str | Path, step: int) -> Path:
 
 
 def numbered(folder: str | Path, prefix: str, suffix: str) -> list[tuple[int, Path]]:
-    """(step, path) of the files ``<prefix>_<step><suffix>`` in a folder, by step; empty when there is no folder."""
-    pattern = re.compile(re.escape(prefix) + r"_(\d+)" + re.escape(suffix))
+    """(step, path) of the files ``<prefix>_<step>[_<number>]<suffix>`` of a folder, in order; [] without one."""
+    pattern = re.compile(re.escape(prefix) + r"_(\d+)(?:_(\d+))?" + re.escape(suffix))
     folder = Path(folder)
     found = [(pattern.fullmatch(path.name), path) for path in folder.iterdir()] if folder.is_dir() else []
-    return sorted((int(match[1]), path) for match, path in found if match)
+    order = sorted((int(match[1]), int(match[2] or 1), path) for match, path in found if match)
+    return [(step, path) for step, _, path in order]
 
 
 def _pixels(images: np.ndarray) -> np.ndarray:

@@ -1,0 +1,79 @@
+"""Compiler options change speed, never results; the program cache outlives the process."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffax import compile as settings
+
+
+def step(state, x):
+    def loss(w):
+        return jnp.mean(jnp.tanh(jax.lax.scan(lambda h, _: (jnp.tanh(h @ w), None), x, length=2)[0]) ** 2)
+
+    value, gradient = jax.value_and_grad(loss)(state)
+    return state - gradient, value
+
+
+@pytest.fixture
+def arrays():
+    rng = np.random.default_rng(0)
+    return [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((16, 16), (8, 16))]
+
+
+def test_options_are_known_to_this_compiler_and_change_no_result(arrays):
+    options = settings.compiler_options()
+    assert options, "no option is known: see what replaced them in this version of XLA"
+    plain = jax.jit(step)(*arrays)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        plain,
+        jax.jit(step, compiler_options=options)(*arrays),
+    )
+
+
+def test_options_that_the_compiler_does_not_know_are_left_out(monkeypatch):
+    monkeypatch.setattr(settings, "_CPU_OPTIONS", {"xla_cpu_no_such_option": "1"})
+    settings.compiler_options.cache_clear()
+    try:
+        assert settings.compiler_options() == {}
+    finally:
+        settings.compiler_options.cache_clear()
+
+
+def test_other_backends_get_no_options(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    settings.compiler_options.cache_clear()
+    try:
+        assert settings.compiler_options() == {}
+    finally:
+        settings.compiler_options.cache_clear()
+
+
+def cached_programs(home, **environment):
+    code = "import jax; from diffax.compile import enable_cache; enable_cache(); jax.jit(lambda x: x + 1)(1.0)"
+    inherited = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    environment = {**inherited, "XDG_CACHE_HOME": str(home), **environment}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    return sorted(path.name for path in home.rglob("*-cache"))
+
+
+def test_a_second_launch_finds_the_first_ones_programs(tmp_path):
+    first = cached_programs(tmp_path)
+    assert first and cached_programs(tmp_path) == first
+
+
+def test_the_users_own_cache_directory_stays(tmp_path):
+    assert not cached_programs(tmp_path / "unused", JAX_COMPILATION_CACHE_DIR=str(tmp_path / "mine"))
+
+
+def test_a_cache_that_cannot_be_written_is_left_off(tmp_path):
+    (tmp_path / "file").touch()
+    before = jax.config.jax_compilation_cache_dir
+    settings.enable_cache(tmp_path / "file" / "programs")
+    assert jax.config.jax_compilation_cache_dir == before
