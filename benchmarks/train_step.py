@@ -50,6 +50,7 @@ def row(name: str, rounds: int) -> None:
         timed(other, 2)
     for _ in range(rounds):
         for label, other in contenders.items():
+            time.sleep(0.5)  # the other library's threads go on spinning for a while after its turn
             times[label].append(timed(other, calls))
     ms = {label: 1e3 * statistics.median(values) for label, values in times.items()}
     spread = {label: f"{1e3 * min(values):.1f}-{1e3 * max(values):.1f}" for label, values in times.items()}

@@ -10,19 +10,23 @@ import jax
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
 
-@functools.cache
 def compiler_options() -> dict[str, str]:
     """Options for `jax.jit(..., compiler_options=...)` of a training step on the default backend.
 
-    They change speed only. Empty on accelerators, and where this version of XLA does not know them.
+    They change speed only. Empty on accelerators; those that this version of XLA does not know are left out.
     """
     if jax.default_backend() != "cpu":
         return {}
+    return {name: value for name, value in _CPU_OPTIONS.items() if _known(name, value)}
+
+
+@functools.cache
+def _known(name, value):
     try:
-        jax.jit(lambda x: x, compiler_options=_CPU_OPTIONS)(0)
+        jax.jit(lambda x: x, compiler_options={name: value})(0)
     except jax.errors.JaxRuntimeError:
-        return {}
-    return _CPU_OPTIONS
+        return False
+    return True
 
 
 def enable_cache(directory: str | os.PathLike | None = None) -> None:

@@ -75,15 +75,15 @@ def single(task, devices):
     return jax.jit(task.step, compiler_options=QUICKLY), task.fresh(), lambda state: state
 
 
-def mesh(task, devices, shardings=parallel.replicated):
+def mesh(task, devices, shardings=parallel.replicated, **options):
     state, m = task.fresh(), parallel.mesh(devices)
     placed = shardings(state, m)
-    step = parallel.data_parallel(task.step, m, placed, compiler_options=QUICKLY)
+    step = parallel.data_parallel(task.step, m, placed, compiler_options=QUICKLY, **options)
     return step, jax.tree.map(jax.device_put, state, placed), lambda state: state
 
 
-def fsdp(task, devices):
-    return mesh(task, devices, partial(parallel.fsdp, min_size=MIN_SIZE))
+def fsdp(task, devices, **options):
+    return mesh(task, devices, partial(parallel.fsdp, min_size=MIN_SIZE), **options)
 
 
 def pmap(task, devices):
@@ -251,7 +251,7 @@ def test_data_parallel_keeps_the_state_whole_and_splits_the_batch():
 
 @pytest.mark.parametrize("route", ROUTES)
 def test_the_state_is_donated(route):
-    step, first, _ = route(descent(), jax.devices())
+    step, first, _ = route(descent(), jax.devices(), **({} if route is pmap else {"donate": True}))
     keys, batch = jax.random.split(jax.random.key(0), 8), jax.tree.map(jnp.asarray, linear_batch())
     second, _ = step(first, batch, keys)
     third, _ = step(second, batch, keys)
@@ -260,8 +260,15 @@ def test_the_state_is_donated(route):
 
 
 @pytest.mark.parametrize("route", [mesh, fsdp])
+def test_a_cpu_keeps_the_old_state(route):
+    step, first, _ = route(descent(), jax.devices())
+    step(first, linear_batch(), jax.random.split(jax.random.key(0), 8))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(first))
+
+
+@pytest.mark.parametrize("route", [mesh, fsdp])
 def test_donated_memory_is_used_again(route):
-    step, state, _ = route(descent(), jax.devices())
+    step, state, _ = route(descent(), jax.devices(), donate=True)
     compiled = step.lower(state, linear_batch(), jax.random.split(jax.random.key(0), 8)).compile()
     state_bytes = sum(a.addressable_shards[0].data.nbytes for a in jax.tree.leaves(state))
     assert compiled.memory_analysis().alias_size_in_bytes >= state_bytes

@@ -216,8 +216,10 @@ def _batches(experiment, mesh):
 
 def initial_state(experiment: build.Experiment) -> TrainState:
     """The state before the first step, from the config's seed; the same on any number of devices."""
+    from diffax.models import init
+
     key = jax.random.fold_in(jax.random.key(experiment.config["seed"]), 2**31 - 1)  # no step's key
-    params = experiment.network.lazy_init(key, *input_shapes(experiment))["params"]
+    params = init(experiment.network, key, *input_shapes(experiment))
     return init_state(params, build.optimizer(experiment.config), build.emas(experiment.config))
 
 

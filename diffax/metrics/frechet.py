@@ -106,9 +106,14 @@ def _fitted(features):
 
 def _factor(cov):
     """L [d, rank] with L Lᵀ = cov; where it is singular, from the eigenvalues that are more than rounding noise."""
+    noise = len(cov) * np.finfo(np.float64).eps
     try:
-        return np.linalg.cholesky(cov)
+        factor = np.linalg.cholesky(cov)  # a tenth of the time that eigenvalues take
+        pivots = np.square(np.diag(factor))
+        if pivots.min() > noise * pivots.max():
+            return factor
     except np.linalg.LinAlgError:
-        values, vectors = np.linalg.eigh((cov + cov.T) / 2)
-        real = values > len(values) * np.finfo(np.float64).eps * max(values[-1], 0.0)
-        return vectors[:, real] * np.sqrt(values[real])
+        pass
+    values, vectors = np.linalg.eigh((cov + cov.T) / 2)
+    real = values > noise * max(values[-1], 0.0)
+    return vectors[:, real] * np.sqrt(values[real])
