@@ -174,7 +174,7 @@ def check_sigmas(sigmas) -> None:
     Raises:
         ValueError: not a vector of at least two finite, decreasing levels, the last of them 0.
     """
-    values = [float(sigma) for sigma in jnp.ravel(sigmas)]
+    values = jax.device_get(jnp.asarray(sigmas)).ravel().tolist()
     if jnp.ndim(sigmas) != 1 or len(values) < 2:
         raise ValueError(f"sigmas must be a vector of at least 2 levels, got shape {jnp.shape(sigmas)}")
     for i, (s, r) in enumerate(itertools.pairwise(values)):
