@@ -138,7 +138,7 @@ def make(kind: str, spec: Mapping, where: str, **given) -> Any:
     function = find(kind, spec["name"], where)
     chosen = {}
     for key, value in options(kind, spec, where).items():
-        inner = _NESTED.get(key)
+        inner = NESTED.get(key)
         if inner and isinstance(value, Mapping):
             value = make(inner, value, f"{where}.{key}")
         elif inner and isinstance(value, str):
@@ -223,7 +223,13 @@ def _is_network(value):
 
 
 def _is_optimizer(value):
-    return inspect.isfunction(value) and "learning_rate" in inspect.signature(value).parameters
+    # optax's aliases, but for those that need a line search, a key, or a learning rate that is a number
+    return (
+        inspect.isfunction(value)
+        and value.__module__.endswith(".alias")
+        and "learning_rate" in inspect.signature(value).parameters
+        and value.__name__ not in ("lbfgs", "noisy_sgd", "optimistic_adam", "rprop", "sm3")
+    )
 
 
 def _is_coefficient(value):
@@ -251,4 +257,4 @@ _KINDS = {
 }
 
 # options that are specs or names themselves -> their kind
-_NESTED = {"process": "process", "betas": "betas", "c_in": "coefficient", "c_noise": "coefficient"}
+NESTED = {"process": "process", "betas": "betas", "c_in": "coefficient", "c_noise": "coefficient"}

@@ -4,6 +4,9 @@ import inspect
 import json
 import math
 
+import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 from ml_collections import ConfigDict
 
@@ -128,7 +131,8 @@ def test_a_new_name_starts_from_the_defaults_of_its_function():
     assert same["sample"]["sampler"]["eta"] == 0.7
     ddpm = dict(TOY, process=dict(name="DDPM", betas=dict(name="linear_betas", n=9, start=0.1)))
     betas = [("process.betas.name", "cosine_betas"), ("process.betas.n", "5")]
-    assert configs.complete(configs.override(ddpm, betas))["process"]["betas"] == dict(name="cosine_betas", n=5)
+    cosine = dict(name="cosine_betas", n=5, s=0.008, largest=0.999)
+    assert configs.complete(configs.override(ddpm, betas))["process"]["betas"] == cosine
 
 
 @pytest.mark.parametrize(
@@ -189,6 +193,15 @@ def test_what_cannot_be_meant_is_refused(place, text, message):
         (dict(train=dict(parallel=None)), "train.parallel: None is not plain data; leave the field out"),
         (dict(process=dict(name="DDPM")), "process.betas: missing, DDPM needs it"),
         (dict(process=dict(name="DDPM", betas=max)), "process.betas: <built-in function max> is not plain data"),
+        (dict(process=dict(name="DDPM", betas={})), "process.betas.name: missing; one of cosine_betas, linear_betas"),
+        (
+            dict(process=dict(name="DDPM", betas=dict(name="linear_betas", n=2.5))),
+            "process.betas.n: 2.5 is of type float",
+        ),
+        (
+            dict(process=dict(name="Shifted", shift=3.0, process=dict(name="VP", beta_mix=1.0))),
+            "process.process.beta_mix: unknown option (did you mean 'beta_min'?)",
+        ),
         (dict(loss=3), "loss: 3 is of type int, expected a section of options"),
         (dict(loss=dict(time="uniform")), "loss.time: 'uniform' is of type str, expected a section of options"),
     ],
@@ -261,3 +274,20 @@ def test_a_faulty_file_is_named_with_its_line(tmp_path, text, message):
 def test_a_missing_file_is_named():
     with pytest.raises(ValueError, match=r"config: no file 'experiments/nothing.py'; give an experiment file"):
         configs.load("experiments/nothing.py:quick")
+
+
+@pytest.mark.parametrize("name", sorted(build.choices("optimizer")))
+def test_every_optimizer_takes_a_step(name):
+    required = {
+        key: 0.1 for key, p in build.parameters("optimizer", getattr(optax, name)).items() if p.default is p.empty
+    }
+    spec = dict(name=name, learning_rate=0.1, warmup=2, decay_steps=10, clip=1.0, **required)
+    tx = build.optimizer({"optimizer": spec})
+    params = {"w": jnp.ones((3, 3))}
+    updates, _ = tx.update({"w": jnp.full((3, 3), 0.5)}, tx.init(params), params)
+    assert updates["w"].shape == (3, 3) and np.isfinite(updates["w"]).all()
+
+
+def test_what_needs_more_than_a_schedule_is_no_optimizer():
+    assert {"adam", "adamw", "sgd", "lion"} <= set(build.choices("optimizer"))
+    assert not {"lbfgs", "scale_by_rprop", "scale_by_learning_rate", "polyak_sgd"} & set(build.choices("optimizer"))

@@ -140,6 +140,18 @@ def test_a_damaged_checkpoint_is_passed_over(short, tmp_path, damage, caplog):
     same(short, folder)
 
 
+def test_a_picture_that_a_kill_prevented_is_drawn(short, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(short, folder)
+    shutil.rmtree(folder / "checkpoints" / "12")
+    picture = folder / "samples" / "step_00000008.png"
+    assert not picture.exists()
+    outcome = launch(*SHORT, f"--workdir={folder}", "--config.train.sample_every=8")
+    assert outcome.code == 0 and "resuming at step 8" in outcome.err
+    assert picture.exists()
+    same(short, folder)
+
+
 def test_more_steps_continue_and_fewer_are_refused(short, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(short, folder)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffax import build
-from diffax.config.options import find_section, section_options, spec_name, subsections
+from diffax.config.options import find_section, section_options, spec_name, spec_options, subsections
 from diffax.config.ranges import check_range, check_together
 from diffax.config.records import FREE, RECORDS, SPECS
 
@@ -60,18 +60,29 @@ def _complete_section(section, full, where):
     options, below = section_options(full, where), subsections(where)
     if where in SPECS:
         section["name"] = spec_name(full, where)
+    _fill(section, options, where, below)
+    users_own = ":" in str(section.get("name", ""))
     records = getattr(RECORDS.get(where), "_fields", ())
+    for key in section.keys() - below:
+        for place, leaf in _leaves({key: section[key]}, where):
+            check_range(place, leaf, users_own and key not in records)
+
+
+def _fill(section, options, where, below=()):
+    """Checks the values of a section, those of the specs within it too, and adds the defaults, in place."""
     for key, value in section.items():
         if key in below:
             continue
         if key not in options:
             raise ValueError(f"{where}.{key}: unknown option{build.unknown(key, {*options, *below})}")
-        option = options[key]
+        option, kind = options[key], build.NESTED.get(key)
         if value is not None or not option.optional:
             section[key] = _checked(f"{where}.{key}", value, option.kind, option.element)
-        users_own = key not in records and ":" in str(section.get("name", ""))
-        for place, leaf in _leaves({key: section[key]}, where):
-            check_range(place, leaf, users_own)
+        if kind and isinstance(value, Mapping):
+            place = f"{where}.{key}"
+            if not isinstance(value.get("name"), str):
+                raise ValueError(f"{place}.name: missing; one of {', '.join(sorted(build.choices(kind)))}")
+            _fill(section[key], spec_options(kind, value["name"], place), place)
     for key, option in options.items():
         if option.required and key not in section:
             raise ValueError(f"{where}.{key}: missing, {section['name']} needs it")

@@ -34,17 +34,26 @@ def section_options(config: Mapping, where: str) -> dict[str, Option]:
     """
     options = {}
     if where in SPECS:
-        function = build.find(SPECS[where], spec_name(config, where), where)
-        hints = _hints(function)
-        options["name"] = Option(str)
-        for key, parameter in build.parameters(SPECS[where], function).items():
-            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                options[key] = _option(hints.get(key, parameter.annotation), parameter.default)
+        options = spec_options(SPECS[where], spec_name(config, where), where)
         if SPECS[where] == "grid" and "n" in options and options["n"].required:
             options["n"] = Option(int, default=GRID_LEVELS)
     if where in RECORDS:
         hints = _hints(RECORDS[where])
         options |= {key: _option(hints[key], value) for key, value in RECORDS[where]._field_defaults.items()}
+    return options
+
+
+def spec_options(kind: str, name: str, where: str) -> dict[str, Option]:
+    """The options of a spec: its name, and the parameters of the function that it names.
+
+    Raises:
+        ValueError: an unknown name; the message lists the known ones.
+    """
+    function = build.find(kind, name, where)
+    hints, options = _hints(function), {"name": Option(str)}
+    for key, parameter in build.parameters(kind, function).items():
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            options[key] = _option(hints.get(key, parameter.annotation), parameter.default)
     return options
 
 

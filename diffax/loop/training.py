@@ -91,6 +91,9 @@ def _steps(experiment, run, state, start, folder, stopped, save, show):
     """The steps from `start` on; returns the state and the number of steps done."""
     options = experiment.config["train"]
     every = lambda step, name: options[name] and step % options[name] == 0  # noqa: E731
+    if start and every(start, "sample_every") and not report.sample_path(folder, start).exists():
+        if jax.process_count() == 1:  # several hosts could see the folder differently
+            show(state)  # the run was killed between the checkpoint and its picture
     pending = None
     first_host = jax.process_index() == 0
     rows = partial(report.open_writer, folder / "metrics.jsonl", start, tensorboard=options["tensorboard"])
