@@ -1,0 +1,35 @@
+"""Samplers in (x, sigma), and grids of sigmas.
+
+A sampler takes x of noise level sigmas[0] to the data: `sampler(denoise, x, sigmas, keys, ...) -> x0`. It knows a
+denoiser E[x0 | x] and nothing of processes or parameterizations. The loop is one `lax.scan`, so the time to compile
+does not depend on the number of steps, and every number that one might sweep is traced: a new eta, churn or grid of
+the same length runs the same executable.
+
+Args of every sampler:
+    denoise: (x, sigma) -> x0, for x [batch, *data] and a scalar sigma.
+    x: [batch, *data], of noise level sigmas[0]: see `init_noise`.
+    sigmas: [n + 1], decreasing, n ≥ 1; the last is 0, or a positive level to stop at.
+    keys: one PRNG key an example, [batch]. Sample i depends on key i only. Unused where no noise is drawn.
+    trajectory: also return the path, (x0, Trajectory).
+"""
+
+from diffax.samplers.grids import Sigmas, at_times, check_sigmas, karras, uniform_logsnr, uniform_time
+from diffax.samplers.ode import dpmpp_2m, heun
+from diffax.samplers.path import Samples, Trajectory, init_noise
+from diffax.samplers.sde import ancestral, ddim
+
+__all__ = [
+    "Samples",
+    "Sigmas",
+    "Trajectory",
+    "ancestral",
+    "at_times",
+    "check_sigmas",
+    "ddim",
+    "dpmpp_2m",
+    "heun",
+    "init_noise",
+    "karras",
+    "uniform_logsnr",
+    "uniform_time",
+]

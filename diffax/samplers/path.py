@@ -1,0 +1,43 @@
+"""The loop that all samplers share, the noise of its steps, and the path it leaves."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+class Trajectory(NamedTuple):
+    """The path of a sampler of n steps: `x` [n + 1, batch, *data] and the estimates `x0` [n, batch, *data] on it."""
+
+    x: Array
+    x0: Array
+
+
+Samples = Array | tuple[Array, Trajectory]
+
+
+def integrate(step: Callable, start, sigmas, trajectory, position=lambda carry: carry) -> Samples:
+    """Scans step(carry, i, s, r) -> (carry, x0) over neighboring levels (s, r); `position` finds x in the carry."""
+    sigmas = jnp.asarray(sigmas)
+
+    def body(carry, level):
+        carry, x0 = step(carry, *level)
+        return carry, (position(carry), x0) if trajectory else None
+
+    levels = (jnp.arange(len(sigmas) - 1), sigmas[:-1], sigmas[1:])
+    last, path = jax.lax.scan(body, start, levels)
+    if not trajectory:
+        return position(last)
+    return position(last), Trajectory(jnp.concatenate([position(start)[None], path[0]]), path[1])
+
+
+def step_noise(keys, i, like):
+    """Noise of step i, example by example."""
+    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), like.shape[1:], like.dtype))(keys)
+
+
+def init_noise(keys: Array, shape: tuple[int, ...], sigma: float | Array) -> Array:
+    """Starting points [batch, *shape] of level sigma: sigma·N(0, 1), the i-th from key i."""
+    return sigma * jax.vmap(lambda key: jax.random.normal(key, shape, jnp.result_type(float)))(keys)
