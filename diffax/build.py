@@ -10,10 +10,7 @@ import importlib
 import inspect
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import Any, NamedTuple
-
-import jax
 
 import diffax.losses
 import diffax.prediction
@@ -48,7 +45,7 @@ def experiment(config: Mapping) -> Experiment:
         raise ValueError(f"loss.conditional: True needs a data set with classes, {config['data']['name']} has none")
     network = _network(config["network"], dataset.shape, null_label or 0)
     process = make("process", config["process"], "process")
-    sigmas = _sigmas(config["sample"]["grid"], process)
+    sigmas = make("grid", config["sample"]["grid"], "sample.grid", process=process)
     try:
         diffax.samplers.check_sigmas(sigmas)
     except ValueError as error:
@@ -64,14 +61,6 @@ def experiment(config: Mapping) -> Experiment:
         sigmas=sigmas,
         null_label=null_label,
     )
-
-
-def _sigmas(spec, process):
-    grid = partial(make, "grid", spec, "sample.grid", process=process)
-    try:
-        return jax.jit(grid)()  # one program instead of one for each operation
-    except jax.errors.JAXTypeError:  # a user's own grid may compute on the host
-        return grid()
 
 
 def _network(spec, shape, num_classes):

@@ -155,12 +155,17 @@ def denoising_loss(
         keys: one PRNG key an example, [batch]. Loss i depends on example i and key i only.
         sample_time: the distribution of t.
         weight: the weighting, which multiplies the squared error of the network's output.
+
+    Raises:
+        ValueError: the network's output has another shape than x0.
     """
     pairs = jax.vmap(jax.random.split)(keys)
     t = sample_time(process, pairs[:, 0]).astype(x0.dtype)
     eps = jax.vmap(lambda key: jax.random.normal(key, x0.shape[1:], x0.dtype))(pairs[:, 1])
     x_t = add_noise(process, x0, eps, t)
     y = apply(expand(prediction.c_in(process, t), x_t) * x_t, prediction.c_noise(process, t))
+    if y.shape != x0.shape:
+        raise ValueError(f"the network returned shape {y.shape} for x0 of shape {x0.shape}: they must be the same")
     a, b = prediction.target(process, t)
     error = y.astype(x0.dtype) - (expand(a, x0) * x0 + expand(b, x0) * eps)
     return weight(process, prediction, t) * jnp.mean(error**2, axis=tuple(range(1, x0.ndim)))

@@ -126,6 +126,8 @@ def denoiser(apply: Apply, process: Process, prediction: Prediction) -> Denoiser
         x_t = expand(process.alpha(t), x) * x
         known = jnp.clip(t, process.t_min, process.t_max)
         y = apply(expand(prediction.c_in(process, t), x) * x_t, prediction.c_noise(process, known))
+        if y.shape != x.shape:
+            raise ValueError(f"the network returned shape {y.shape} for x of shape {x.shape}: they must be the same")
         return to_x0(prediction, process, y, x_t, t)
 
     return denoise

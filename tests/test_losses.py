@@ -23,7 +23,7 @@ from oracle import (
     strict,  # noqa: F401
 )
 
-from diffax import DDPM, VP, FlowMatching, denoising_loss, linear_betas, losses, prediction
+from diffax import DDPM, VP, FlowMatching, denoiser, denoising_loss, linear_betas, losses, prediction
 from diffax.process import expand
 
 DATA, DIM, BATCH = gaussian(0.2, 0.5, dim=3), 3, 4096
@@ -304,3 +304,12 @@ def test_vmap_over_the_weight():
 
     gammas = jnp.asarray([0.5, 5.0])
     np.testing.assert_allclose(jax.vmap(loss)(gammas), [loss(g) for g in gammas], rtol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [lambda x, c: x[:, :1], lambda x, c: x.mean(0)])
+def test_an_output_of_another_shape_is_refused(wrong):
+    process, row = FlowMatching(), prediction.velocity()
+    with pytest.raises(ValueError, match=r"returned shape .* for x0 of shape \(8, 2\)"):
+        denoising_loss(wrong, process, row, jnp.ones((8, 2)), keys_of(8))
+    with pytest.raises(ValueError, match=r"returned shape .* for x of shape \(8, 2\)"):
+        denoiser(wrong, process, row)(jnp.ones((8, 2)), 1.0)

@@ -188,3 +188,12 @@ def test_card_holds_what_a_score_depends_on():
     assert made["versions"] == versions() and made["seconds"] == 1.5
     assert versions()["diffax"] == diffax.__version__ and versions()["numpy"] == np.__version__
     assert versions()["device"].startswith("8 x cpu")
+
+
+def test_frechet_of_one_rank_less():
+    # singular but for rounding: the distance from itself is zero to rounding, whichever factor is taken
+    for seed in range(30):
+        cov = covariance(6, rank=5, seed=seed)
+        assert frechet_from_statistics((np.zeros(6), cov), (np.zeros(6), 4 * cov)) == pytest.approx(
+            np.trace(cov), rel=1e-12
+        )

@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -397,3 +398,27 @@ def test_any_linen_module_can_be_initialized():
     module = nn.Dense(3)
     params = init(module, KEY, spec((2, 5)))
     jax.tree.map(np.testing.assert_allclose, params, module.init(KEY, jnp.zeros((2, 5)))["params"])
+
+
+class DataDependent(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return x * self.param("scale", lambda key: 1 / x.std(0))
+
+
+class NumPyDraws(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        rotation = lambda key: np.linalg.qr(np.asarray(jax.random.normal(key, (5, 5))))[0]  # noqa: E731
+        return x @ self.param("rotation", rotation)
+
+
+def test_parameters_that_hang_on_the_data_are_refused():
+    with pytest.raises(flax.errors.LazyInitError):
+        init(DataDependent(), KEY, spec((2, 5)))
+
+
+def test_initializers_may_compute_in_numpy():
+    rotation = init(NumPyDraws(), KEY, spec((2, 5)))["rotation"]
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(5), atol=1e-5)
+    np.testing.assert_array_equal(rotation, NumPyDraws().init(KEY, jnp.zeros((2, 5)))["params"]["rotation"])

@@ -31,7 +31,7 @@ def test_exact_denoiser_gives_the_data_spread(namespace):
 
 
 def test_own_process_is_complete(namespace):
-    process = namespace["Laplace"]()
+    process = namespace["Straight"]()
     t = jnp.linspace(0.05, 0.95, 7)
     assert jnp.allclose(process.logsnr(t), 10.0 - 20.0 * t, atol=1e-4)
     assert jnp.allclose(process.time(process.nsr(t)), t, atol=1e-5)

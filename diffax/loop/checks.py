@@ -1,9 +1,11 @@
 """An experiment, built and refused if its parts do not fit each other, before anything is compiled."""
 
 import importlib.util
+import inspect
 from collections.abc import Mapping
 
 import jax
+import numpy as np
 
 from diffax import build, parallel
 from diffax.loop import sampling
@@ -26,6 +28,7 @@ def experiment(config: Mapping) -> build.Experiment:
     _check_data(built)
     _check_classes(built)
     _check_times(built)
+    _check_sampler(built)
     return built
 
 
@@ -34,6 +37,11 @@ def _check_data(experiment):
     name, pipeline = config["data"]["name"], config["pipeline"]
     if not len(dataset.source):
         raise ValueError(f"data: {name} has no examples; give a data set with at least one")
+    first = dataset.source[0]
+    if np.shape(first["x0"]) != tuple(dataset.shape):
+        raise ValueError(f"data: {name} says shape {dataset.shape}, its first example has {np.shape(first['x0'])}")
+    if dataset.num_classes and not 0 <= int(first["label"]) < dataset.num_classes:
+        raise ValueError(f"data: {name} has {dataset.num_classes} classes, its first example label {first['label']}")
     if pipeline["flip"] and len(dataset.shape) < 3:
         raise ValueError(f"pipeline.flip: True needs images, {name} has shape {dataset.shape}; set it to False")
     if pipeline["dequantize"] and not dataset.levels:
@@ -47,6 +55,14 @@ def _check_classes(experiment):
         raise ValueError(
             "eval.metrics: 'classifier_agreement' needs loss.conditional=True and a data set with classes; leave it out"
         )
+
+
+def _check_sampler(experiment):
+    name, sampler = experiment.config["sample"]["sampler"]["name"], experiment.sampler
+    try:
+        inspect.signature(sampler).bind(None, None, None, None, **experiment.sampler_options)
+    except TypeError as error:
+        raise ValueError(f"sample.sampler.name: {name!r} does not take (denoise, x, sigmas, keys): {error}") from None
 
 
 def _check_times(experiment):

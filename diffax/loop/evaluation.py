@@ -41,6 +41,8 @@ def evaluate(experiment: build.Experiment, state: TrainState, folder: Path, draw
         )
     generated = {"x0": images} if labels is None else {"x0": images, "label": labels}
     reference = data.examples(experiment.dataset, np.arange(len(experiment.dataset.source)))
+    _check_finite(reference["x0"], ValueError, f"data: of the examples of {config['data']['name']}")
+    _check_finite(images, FloatingPointError, f"step {step}: of the samples")
     scores = {}
     for name in options["metrics"]:
         scores |= build.find("metric", name, "eval.metrics")(reference, generated, options["seed"])
@@ -60,19 +62,37 @@ def evaluate(experiment: build.Experiment, state: TrainState, folder: Path, draw
             "guidance": config["sample"]["guidance"],
         },
         seed=options["seed"],
+        labels=config["sample"]["labels"],
     )
-    file = _free(folder, step, result)
-    with open(Path(folder) / "samples" / f"{file.stem}.npz", "wb") as samples:
-        np.savez_compressed(samples, **generated)
-    report.write_json(file, result)
     print("  ".join(f"{name} {value:.4f}" for name, value in scores.items()), f"({options['n']} samples)", flush=True)
+    file = _free(folder, step, result)
+    report.write_bytes(Path(folder) / "samples" / f"{file.stem}.npz", report.npz_bytes(generated))
+    report.write_json(file, result)
     return result
+
+
+def _check_finite(images, error, what):
+    broken = int((~np.isfinite(images)).reshape(len(images), -1).any(1).sum())
+    if broken:
+        raise error(f"{what}, {broken} of {len(images)} are not finite, so there is nothing to score")
 
 
 def _free(folder, step, card):
     """The path of this card: where the same one lies already, or the first that is free."""
-    asked = lambda card: report.to_json({k: v for k, v in card.items() if k not in ("scores", "versions")})  # noqa: E731
     for number in itertools.count(1):
         file = path(folder, step, number)
-        if not file.exists() or asked(report.read_json(file)) == asked(card):
+        if not file.exists() or _asked(file) == _question(card):
             return file
+
+
+def _asked(file):
+    try:
+        return _question(report.read_json(file))
+    except (ValueError, AttributeError):  # not a card: it stays where it is
+        return None
+
+
+def _question(card):
+    """All of a card but what an equal evaluation may change, as text."""
+    rest = {name: value for name, value in card.items() if name not in ("scores", "versions")}
+    return report.to_json({**rest, "scores": sorted(card.get("scores", ()))})

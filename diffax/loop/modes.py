@@ -1,6 +1,6 @@
 """The launcher's modes besides training: sampling and evaluating a trained run, and the dry run."""
 
-import io
+import itertools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,10 +29,10 @@ def sample(config: Mapping, folder: str | os.PathLike) -> Path:
         x = draw(
             params, options["seed"], labels, options["n"], options["batch_size"], options["guidance"], tick=bar.update
         )
-    stem = Path(folder) / "samples" / f"sample_{int(state.step):08d}_seed{options['seed']}"
+    arrays = report.npz_bytes({"x0": x} if labels is None else {"x0": x, "label": labels})
+    stem = _free(Path(folder) / "samples" / f"sample_{int(state.step):08d}_seed{options['seed']}", arrays)
     stem.parent.mkdir(exist_ok=True)
-    arrays = {"x0": x} if labels is None else {"x0": x, "label": labels}
-    report.write_bytes(stem.with_suffix(".npz"), _npz(arrays))
+    report.write_bytes(stem.with_suffix(".npz"), arrays)
     picture = pictures.draw_picture(experiment, x, labels)
     written = stem.with_suffix(".npz")
     if picture is not None:
@@ -102,7 +102,10 @@ def _megabytes(tree):
     return round(sum(np.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)) / 1e6)
 
 
-def _npz(arrays):
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    return buffer.getvalue()
+def _free(stem, arrays):
+    """The stem, or stem_2, stem_3, ...: the first without an .npz, or with this very one."""
+    for number in itertools.count(1):
+        numbered = stem.with_name(stem.name if number == 1 else f"{stem.name}_{number}")
+        file = numbered.with_suffix(".npz")
+        if not file.exists() or file.read_bytes() == arrays:
+            return numbered

@@ -1,5 +1,6 @@
 """Pictures of a run: sample grids with fixed noise and labels, the denoising strip, the report."""
 
+import inspect
 import shlex
 import sys
 from pathlib import Path
@@ -28,6 +29,8 @@ def write(experiment: build.Experiment, state: TrainState, folder: Path, draw: s
 def write_strip(experiment: build.Experiment, state: TrainState, folder: Path) -> None:
     """Writes the paths of a few samples from noise to data."""
     options, step, shape = experiment.config["sample"], int(state.step), experiment.dataset.shape
+    if "trajectory" not in inspect.signature(experiment.sampler).parameters:
+        return  # a user's own sampler need not have it
     n = min(options["n"], _STRIP) if len(shape) == 3 else options["n"]
     labels = sampling.wanted_labels(experiment, options["labels"], n)
     params = sampling.chosen_params(state, experiment.config)

@@ -1,5 +1,6 @@
 """Samples of a trained network: one executable for every guidance, eta, churn and grid of the same length."""
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -18,10 +19,15 @@ Generate = Callable[..., Any]  # (params, seed, labels [n] or None, n, ...) -> x
 
 
 def network_apply(module: Any) -> Callable:
-    """A Flax module as the function (params, x_in, c_noise, label, dropout_keys) -> y that losses and samplers take."""
+    """A Flax module as the function (params, x_in, c_noise, label, dropout_keys) -> y that losses and samplers take.
+
+    A module whose `__call__` has no `dropout_keys` is not given them.
+    """
+    takes_keys = "dropout_keys" in inspect.signature(type(module).__call__).parameters
 
     def apply(params, x_in, c_noise, label=None, dropout_keys=None):
-        return module.apply({"params": params}, x_in, c_noise, label, dropout_keys=dropout_keys)
+        keys = {"dropout_keys": dropout_keys} if takes_keys else {}
+        return module.apply({"params": params}, x_in, c_noise, label, **keys)
 
     return apply
 

@@ -104,6 +104,8 @@ def _steps(experiment, run, state, start, folder, stopped, save, show):
             # read one step late, while the device is already at work on the next
             row = {name: value.item() for name, value in jax.device_get(metrics).items()}
             bar.update(step, options["batch_size"], loss=row["loss"])
+            if row["nonfinite_in_a_row"]:
+                print(f"step {step}: the gradient is not finite, no update made", file=sys.stderr, flush=True)
             too_many = row["nonfinite_in_a_row"] >= options["max_nonfinite"]
             if every(step, "log_every") or step == options["steps"] or too_many:
                 writer.write(step, {**row, "images_per_second": bar.rate()})
@@ -145,9 +147,11 @@ def _finish(experiment, state, folder, draw):
     if not report.strip_path(folder, step).exists():
         pictures.write(experiment, state, folder, draw)
         pictures.write_strip(experiment, state, folder)
-    if experiment.config["eval"]["after_training"] and not evaluation.path(folder, step).exists():
-        evaluation.evaluate(experiment, state, folder, draw)
-    pictures.write_report(experiment, state, folder)
+    try:
+        if experiment.config["eval"]["after_training"] and not evaluation.path(folder, step).exists():
+            evaluation.evaluate(experiment, state, folder, draw)
+    finally:
+        pictures.write_report(experiment, state, folder)
     print(f"done: {step} steps; pictures and curves in {folder / 'report.html'}", flush=True)
 
 

@@ -25,20 +25,26 @@ def init(module: nn.Module, key: jax.Array, *specs) -> dict:
 
     `module.init` is traced once and only the equations that the parameters depend on are evaluated, one by one.
     Initializers of this file then compile nothing of their own. Flax's `lazy_init` gives the same values, but
-    compiles a program for every shape on the way.
+    compiles a program for every shape on the way; it is what runs where that cannot be done: for initializers that
+    compute in NumPy from a JAX key, and for modules whose parameters hang on x, which it refuses.
 
     Args:
       module: any Linen module.
       key: from `jax.random.key`.
       specs: shape and dtype of each argument, as `jax.ShapeDtypeStruct` or array; their values are never read.
     """
-    closed, shapes = jax.make_jaxpr(lambda *args: module.init(*args)["params"], return_shape=True)(key, *specs)
+    try:
+        closed, shapes = jax.make_jaxpr(lambda *args: module.init(*args)["params"], return_shape=True)(key, *specs)
+    except jax.errors.JAXTypeError:
+        return module.lazy_init(key, *specs)["params"]
     needed = {v for v in closed.jaxpr.outvars if not isinstance(v, core.Literal)}
     kept = []
     for equation in reversed(closed.jaxpr.eqns):
         if needed.intersection(equation.outvars):
             kept.append(equation)
             needed.update(v for v in equation.invars if not isinstance(v, core.Literal))
+    if needed.intersection(closed.jaxpr.invars[1:]):
+        return module.lazy_init(key, *specs)["params"]
     pruned = closed.replace(jaxpr=closed.jaxpr.replace(eqns=kept[::-1]))
     values = core.jaxpr_as_fun(pruned)(key, *(np.zeros(s.shape, s.dtype) for s in jax.tree.leaves(specs)))
     return jax.tree.unflatten(jax.tree.structure(shapes), values)

@@ -42,6 +42,9 @@ class DDPM(Process):
             raise ValueError("betas leave no signal before their last step: use fewer or smaller ones")
         object.__setattr__(self, "log_nsr", jnp.asarray(table, jnp.result_type(float)))
 
+    def __repr__(self):
+        return f"DDPM({len(self.log_nsr)} steps)" if hasattr(self.log_nsr, "shape") else f"DDPM({self.log_nsr})"
+
     @property
     def steps(self) -> int:
         """T, the number of noise levels."""

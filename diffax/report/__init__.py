@@ -5,6 +5,7 @@ from diffax.report.images import grid, numbered, sample_path, save_png, scatter,
 from diffax.report.progress import Progress, progress
 from diffax.report.writer import (
     Writer,
+    npz_bytes,
     open_writer,
     read_columns,
     read_json,
@@ -18,6 +19,7 @@ __all__ = [
     "Progress",
     "Writer",
     "grid",
+    "npz_bytes",
     "numbered",
     "open_writer",
     "progress",

@@ -184,10 +184,17 @@ def _evaluations(cards) -> str:
         lines = ""
         for step, card, row in found:
             cells = "".join(f"<td>{_score(name, row[name]) if name in row else ''}</td>" for name in names)
-            lines += f"<tr><td>{step:,}</td>{cells}<td>{_line(card.get('sampler', ''))}</td></tr>"
-        table = f'<table class="many"><thead><tr><th>step</th>{head}<th>sampler</th></tr></thead>{lines}</table>'
+            lines += f"<tr><td>{step:,}</td>{cells}<td>{_line(_differences(card))}</td></tr>"
+        table = f'<table class="many"><thead><tr><th>step</th>{head}<th>of</th></tr></thead>{lines}</table>'
         parts += f'<div class="card scroll"><h3>All evaluations</h3>{table}</div>'
     return _section("Evaluation", parts)
+
+
+def _differences(card):
+    """What tells the cards of one step apart."""
+    return {
+        name: card[name] for name in ("samples", "seed", "ema", "labels", "sampler") if card.get(name) not in (None, ())
+    }
 
 
 def _scores(card: Mapping[str, Any]) -> list[tuple[str, float, float | None]]:

@@ -6,6 +6,7 @@ has no word for a non-finite float: those are the strings ``"nan"``, ``"inf"`` a
 back; a NaN's sign and payload are not kept.
 """
 
+import io
 import json
 import math
 import operator
@@ -118,6 +119,13 @@ def read_json(path: str | Path) -> Any:
         return _restore(json.loads(Path(path).read_bytes()))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}): write it again or move it away") from error
+
+
+def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """The content of a compressed .npz file; equal arrays give equal bytes."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
