@@ -282,13 +282,25 @@ class Linear(nn.Module):
     slope: float = 0.5
 
     @nn.compact
-    def __call__(self, x, c_noise, label=None, *, dropout_keys=None):
+    def __call__(self, x, c_noise, label=None):
         return self.slope * nn.Dense(2)(x)
 
 def jump(denoise, x, sigmas, keys, *, share: float = 1.0, trajectory: bool = False):
     '''One step to the data.'''
     x0 = share * denoise(x, sigmas[0])
     return (x0, type("Path", (), dict(x=jnp.stack([x, x0])))) if trajectory else x0
+
+def plain(denoise, x, sigmas, keys):
+    return denoise(x, sigmas[0])
+
+def keyless(denoise, x, sigmas):
+    return denoise(x, sigmas[0])
+
+def liar() -> Dataset:
+    return Dataset([dict(x0=np.zeros(2, np.float32))] * 8, shape=(3,))
+
+def holes() -> Dataset:
+    return Dataset([dict(x0=np.full(2, i if i else np.nan, np.float32)) for i in range(16)], shape=(2,))
 """
 
 
@@ -316,3 +328,54 @@ def test_any_directory_serves_the_command_diffax(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(tmp_path))])
     outcome = launch(TOY, "--dry_run", "--config.data.name=own_here:points", "--config.data.n=64")
     assert outcome.code == 0 and "64 examples of shape (2,)" in outcome.out
+
+
+@pytest.fixture
+def own_parts(tmp_path, monkeypatch):
+    """The start of a command whose parts are a user's own, and its workdir."""
+    (tmp_path / "own_bits.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_bits", raising=False)
+    small = "train.steps=2 train.batch_size=8 sample.n=4 eval.n=8 eval.metrics=pixel_frechet loss.conditional=False"
+    folder = tmp_path / "run"
+    names = ("--config.data.name=own_bits:grid", "--config.network.name=own_bits:Linear")
+    return (TOY, *names, *(f"--config.{option}" for option in small.split()), f"--workdir={folder}"), folder
+
+
+def test_a_sampler_without_a_trajectory_gives_no_strip(own_parts):
+    args, folder = own_parts
+    assert launch(*args, "--config.sample.sampler.name=own_bits:plain").code == 0
+    assert (folder / "eval_00000002.json").exists() and not list(folder.glob("samples/strip*"))
+
+
+@pytest.mark.parametrize(
+    "option, message",
+    [
+        ("sample.sampler.name=own_bits:keyless", "'own_bits:keyless' does not take (denoise, x, sigmas, keys)"),
+        ("data.name=own_bits:liar", "own_bits:liar says shape (3,), its first example has (2,)"),
+    ],
+)
+def test_parts_that_cannot_work_are_refused(own_parts, option, message):
+    args, _ = own_parts
+    outcome = launch(*args, f"--config.{option}")
+    assert outcome.code == 2 and message in outcome.err and not outcome.compiled
+
+
+def test_data_that_are_not_finite_are_named(own_parts):
+    args, folder = own_parts
+    outcome = launch(*args, "--config.data.name=own_bits:holes", "--config.train.steps=4")
+    assert outcome.code == 2 and "of the examples of own_bits:holes, 1 of 16 are not finite" in outcome.err
+    assert "the gradient is not finite, no update made" in outcome.err
+    assert (folder / "report.html").exists()
+
+
+def test_other_samples_do_not_replace_the_first(sampled):
+    def draw(scale):
+        options = ("--config.sample.n=10", "--config.sample.labels=3", f"--config.sample.guidance.scale={scale}")
+        assert launch("--mode=sample", f"--workdir={sampled}", *options).code == 0
+        return {path.name: path.read_bytes() for path in sampled.glob("samples/sample_*.npz")}
+
+    first = draw(2)
+    assert draw(2) == first  # the same again is the same file
+    both = draw(3)
+    assert len(both) == len(first) + 1 and first.items() <= both.items()
