@@ -40,6 +40,10 @@ def experiment(config: Mapping) -> Experiment:
         ValueError: what `make` raises, with the field's name in front.
     """
     dataset = make("data", config["data"], "data")
+    if not hasattr(dataset, "source"):
+        raise ValueError(
+            f"data: {config['data']['name']} gave a {type(dataset).__name__}, expected diffax.data.Dataset"
+        )
     null_label = dataset.num_classes if config["loss"]["conditional"] else None
     if null_label == 0:
         raise ValueError(f"loss.conditional: True needs a data set with classes, {config['data']['name']} has none")
@@ -152,7 +156,8 @@ def find(kind: str, name: str, where: str) -> Callable:
         try:
             return getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError, ValueError) as error:
-            raise ValueError(f"{where}.name: cannot import {name!r}: {error}") from error
+            hint = "; run from its folder, or put that in PYTHONPATH" if isinstance(error, ImportError) else ""
+            raise ValueError(f"{where}.name: cannot import {name!r}: {error}{hint}") from error
     names = choices(kind)
     if name not in names:
         raise ValueError(f"{where}.name: {name!r} is unknown{unknown(name, names)}")

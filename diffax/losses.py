@@ -157,8 +157,13 @@ def denoising_loss(
         weight: the weighting, which multiplies the squared error of the network's output.
 
     Raises:
-        ValueError: the network's output has another shape than x0.
+        ValueError: the network's output has another shape than x0, or there is not one key an example.
     """
+    if jnp.shape(keys)[:1] != x0.shape[:1]:
+        n = len(x0)
+        raise ValueError(
+            f"keys of shape {jnp.shape(keys)} for a batch of {n}: one key an example, jax.random.split(key, {n})"
+        )
     pairs = jax.vmap(jax.random.split)(keys)
     t = sample_time(process, pairs[:, 0]).astype(x0.dtype)
     eps = jax.vmap(lambda key: jax.random.normal(key, x0.shape[1:], x0.dtype))(pairs[:, 1])

@@ -202,6 +202,7 @@ def test_what_cannot_be_meant_is_refused(place, text, message):
             dict(process=dict(name="Shifted", shift=3.0, process=dict(name="VP", beta_mix=1.0))),
             "process.process.beta_mix: unknown option (did you mean 'beta_min'?)",
         ),
+        (dict(sample=dict(guidance=dict(sigma_lo=5.0, sigma_hi=1.0))), "sample.guidance.sigma_lo: 5.0 is not allowed"),
         (dict(loss=3), "loss: 3 is of type int, expected a section of options"),
         (dict(loss=dict(time="uniform")), "loss.time: 'uniform' is of type str, expected a section of options"),
     ],

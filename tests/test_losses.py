@@ -313,3 +313,10 @@ def test_an_output_of_another_shape_is_refused(wrong):
         denoising_loss(wrong, process, row, jnp.ones((8, 2)), keys_of(8))
     with pytest.raises(ValueError, match=r"returned shape .* for x of shape \(8, 2\)"):
         denoiser(wrong, process, row)(jnp.ones((8, 2)), 1.0)
+
+
+def test_a_single_key_is_refused():
+    process, row, x0 = FlowMatching(), prediction.velocity(), jnp.ones((8, 2))
+    for keys in (jax.random.key(0), keys_of(4)):
+        with pytest.raises(ValueError, match=r"one key an example, jax.random.split\(key, 8\)"):
+            denoising_loss(lambda x, c: x, process, row, x0, keys)

@@ -296,6 +296,9 @@ def plain(denoise, x, sigmas, keys):
 def keyless(denoise, x, sigmas):
     return denoise(x, sigmas[0])
 
+def raw():
+    return dict(x0=np.zeros((8, 2), np.float32))
+
 def liar() -> Dataset:
     return Dataset([dict(x0=np.zeros(2, np.float32))] * 8, shape=(3,))
 
@@ -352,6 +355,7 @@ def test_a_sampler_without_a_trajectory_gives_no_strip(own_parts):
     "option, message",
     [
         ("sample.sampler.name=own_bits:keyless", "'own_bits:keyless' does not take (denoise, x, sigmas, keys)"),
+        ("data.name=own_bits:raw", "own_bits:raw gave a dict, expected diffax.data.Dataset"),
         ("data.name=own_bits:liar", "own_bits:liar says shape (3,), its first example has (2,)"),
     ],
 )

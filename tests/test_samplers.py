@@ -453,3 +453,12 @@ def test_init_noise():
     n = x.size
     assert abs(np.mean(x) / 80.0) < 4 / np.sqrt(n)
     assert abs(np.var(x) / 80.0**2 - 1) < 4 * np.sqrt(2 / n)
+
+
+def test_a_single_key_is_refused():
+    with pytest.raises(ValueError, match="expected one an example"):
+        init_noise(jax.random.key(0), (2,), 1.0)
+    x, sigmas = jnp.ones((8, 2)), samplers.karras(3)
+    for keys in (jax.random.key(0), keys_of(4)):
+        with pytest.raises(ValueError, match=r"one key an example, jax.random.split\(key, 8\)"):
+            samplers.ddim(exact_denoiser(DATA), x, sigmas, keys, eta=1.0)

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import inspect
 import os
 import sys
 import traceback
@@ -65,7 +66,10 @@ def _run(file, mode):
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
         raise ValueError("it defines no get_config(mode)")
-    config = plain(module.get_config(mode))
+    takes_mode = inspect.signature(module.get_config).parameters
+    if not takes_mode and mode != "full":
+        raise ValueError(f"its get_config() has no modes, {mode!r} was asked for")
+    config = plain(module.get_config(mode) if takes_mode else module.get_config())
     if not isinstance(config, dict):
         raise ValueError(f"get_config returned {config!r}, expected a ConfigDict")
     return config

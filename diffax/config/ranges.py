@@ -47,6 +47,12 @@ def check_together(full: Mapping) -> None:
             build.find("metric", name, "eval.metrics")
         else:
             _check_choice("eval.metrics", name, build.choices("metric"))
+    guidance = full["sample"]["guidance"]
+    if not guidance["sigma_lo"] < guidance["sigma_hi"]:
+        raise ValueError(
+            f"sample.guidance.sigma_lo: {guidance['sigma_lo']} is not allowed, expected less than "
+            f"sample.guidance.sigma_hi, which is {guidance['sigma_hi']}"
+        )
     warmup, decay = full["optimizer"]["warmup"], full["optimizer"]["decay_steps"]
     if decay and warmup >= decay:
         raise ValueError(

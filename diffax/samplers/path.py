@@ -35,9 +35,20 @@ def integrate(step: Callable, start, sigmas, trajectory, position=lambda carry: 
 
 def step_noise(keys, i, like):
     """Noise of step i, example by example."""
+    if jnp.shape(keys)[:1] != like.shape[:1]:
+        n = len(like)
+        raise ValueError(
+            f"keys of shape {jnp.shape(keys)} for a batch of {n}: one key an example, jax.random.split(key, {n})"
+        )
     return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), like.shape[1:], like.dtype))(keys)
 
 
 def init_noise(keys: Array, shape: tuple[int, ...], sigma: float | Array) -> Array:
-    """Starting points [batch, *shape] of level sigma: sigma·N(0, 1), the i-th from key i."""
+    """Starting points [batch, *shape] of level sigma: sigma·N(0, 1), the i-th from key i.
+
+    Raises:
+        ValueError: a single key.
+    """
+    if not jnp.shape(keys):
+        raise ValueError("one key was given, expected one an example: jax.random.split(key, batch)")
     return sigma * jax.vmap(lambda key: jax.random.normal(key, shape, jnp.result_type(float)))(keys)
