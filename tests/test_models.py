@@ -2,7 +2,6 @@
 
 import functools
 
-import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -414,8 +413,23 @@ class NumPyDraws(nn.Module):
 
 
 def test_parameters_that_hang_on_the_data_are_refused():
-    with pytest.raises(flax.errors.LazyInitError):
+    with pytest.raises(ValueError, match="parameters of DataDependent depend on its inputs"):
         init(DataDependent(), KEY, spec((2, 5)))
+
+
+class Scanned(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        options = dict(variable_axes={"params": 0}, split_rngs={"params": True}, length=3)
+        layers = nn.scan(lambda module, x, _: (nn.Dense(5)(x), None), **options)
+        return layers(self, x, None)[0]
+
+
+def test_parameters_under_a_scan_do_not_hang_on_the_data():
+    params = init(Scanned(), KEY, spec((2, 5)))
+    shapes = jax.eval_shape(lambda: init(Scanned(), KEY, spec((2, 5))))
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, shapes)
+    jax.tree.map(np.testing.assert_array_equal, params, Scanned().init(KEY, jnp.zeros((2, 5)))["params"])
 
 
 def test_initializers_may_compute_in_numpy():

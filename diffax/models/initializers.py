@@ -25,13 +25,15 @@ def init(module: nn.Module, key: jax.Array, *specs) -> dict:
 
     `module.init` is traced once and only the equations that the parameters depend on are evaluated, one by one.
     Initializers of this file then compile nothing of their own. Flax's `lazy_init` gives the same values, but
-    compiles a program for every shape on the way; it is what runs where that cannot be done: for initializers that
-    compute in NumPy from a JAX key, and for modules whose parameters hang on x, which it refuses.
+    compiles a program for every shape on the way; it is what runs for initializers that compute in NumPy from a key.
 
     Args:
       module: any Linen module.
       key: from `jax.random.key`.
       specs: shape and dtype of each argument, as `jax.ShapeDtypeStruct` or array; their values are never read.
+
+    Raises:
+      ValueError: parameters that depend on the arguments' values.
     """
     try:
         closed, shapes = jax.make_jaxpr(lambda *args: module.init(*args)["params"], return_shape=True)(key, *specs)
@@ -43,11 +45,20 @@ def init(module: nn.Module, key: jax.Array, *specs) -> dict:
         if needed.intersection(equation.outvars):
             kept.append(equation)
             needed.update(v for v in equation.invars if not isinstance(v, core.Literal))
-    if needed.intersection(closed.jaxpr.invars[1:]):
-        return module.lazy_init(key, *specs)["params"]
+    inputs = [_nothing(s) for s in jax.tree.leaves(specs)]
     pruned = closed.replace(jaxpr=closed.jaxpr.replace(eqns=kept[::-1]))
-    values = core.jaxpr_as_fun(pruned)(key, *(np.zeros(s.shape, s.dtype) for s in jax.tree.leaves(specs)))
+    values = core.jaxpr_as_fun(pruned)(key, *inputs)
+    marked = (not isinstance(v, jax.core.Tracer) and bool(jnp.isnan(v).any()) for v in values)
+    if needed.intersection(closed.jaxpr.invars[1:]) and any(marked):
+        name = type(module).__name__
+        raise ValueError(f"parameters of {name} depend on its inputs, which are not there yet: use its own init")
     return jax.tree.unflatten(jax.tree.structure(shapes), values)
+
+
+def _nothing(s):
+    """An argument that leaves its mark on whatever is computed from it."""
+    floating = jnp.issubdtype(s.dtype, jnp.floating)
+    return np.full(s.shape, np.nan, s.dtype) if floating else np.zeros(s.shape, s.dtype)
 
 
 def on_host(draw: Draw) -> Initializer:
