@@ -6,27 +6,27 @@ from pathlib import Path
 
 import jax
 
-# XLA's CPU backend emits plain loops for the reductions of a backward pass; its library is several times faster.
-_CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
-
-
-def compiler_options() -> dict[str, str]:
-    """Options for `jax.jit(..., compiler_options=...)` of a training step on the default backend.
-
-    They change speed only. Empty on accelerators; those that this version of XLA does not know are left out.
-    """
-    if jax.default_backend() != "cpu":
-        return {}
-    return {name: value for name, value in _CPU_OPTIONS.items() if _known(name, value)}
+_CPU_OPTIONS = {
+    # XLA's CPU backend emits plain loops for the reductions of a backward pass; its library is several times faster.
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
+    # Compiles the digits UNet in three quarters of the time of the default, 3, to a step that is no slower.
+    "xla_backend_optimization_level": 1,
+}
 
 
 @functools.cache
-def _known(name, value):
+def compiler_options() -> dict[str, str | int]:
+    """Options for `jax.jit(..., compiler_options=...)` of a training step on the default backend.
+
+    They change speed only. Empty on accelerators, and where this version of XLA does not know them.
+    """
+    if jax.default_backend() != "cpu":
+        return {}
     try:
-        jax.jit(lambda x: x, compiler_options={name: value})(0)
+        jax.jit(lambda x: x, compiler_options=_CPU_OPTIONS)(0)
     except jax.errors.JaxRuntimeError:
-        return False
-    return True
+        return {}
+    return _CPU_OPTIONS
 
 
 def enable_cache(directory: str | os.PathLike | None = None) -> None:

@@ -70,6 +70,7 @@ PROCESSES = {
     "ddpm_cosine": lambda: DDPM(cosine_betas()),
     "ddpm_zero_snr": lambda: DDPM(zero_terminal_snr(scaled_linear_betas())),
     "shifted_flow": lambda: Shifted(FlowMatching(), 2.0),
+    "shifted_ddpm": lambda: Shifted(DDPM(linear_betas()), 2.0),
     "trigonometric": lambda: Trigonometric(1.3),
 }
 

@@ -151,8 +151,9 @@ def test_elbo_is_the_information_gained(process_name):
     closed = 0.5 * np.log((1 + 0.25 / ends[0] ** 2) / (1 + 0.25 / ends[-1] ** 2))
     for name, (a, b) in rows.pop("rows").items():
         of_y = (a - b / nsr) ** 2 * 0.25 * nsr**2 / (0.25 + nsr**2)
-        # what is left is of the intervals that hold a kink of a table
-        assert np.sum(share * rows[name] * of_y) == pytest.approx(closed, rel=5e-4), name
+        # of a table, intervals that hold a kink are less exact
+        rel = 5e-4 if "ddpm" in process_name else 1e-5
+        assert np.sum(share * rows[name] * of_y) == pytest.approx(closed, rel=rel), name
 
 
 @pytest.mark.parametrize("process_name", PROCESSES)

@@ -162,7 +162,7 @@ def slopes(name, process, x, sigma):
 
 
 @pytest.mark.parametrize(
-    ("process_name", "name"), [(p, "eps") for p in PROCESSES] + [("vp", "velocity"), ("vp", "edm")]
+    ("process_name", "name"), [(p, "eps") for p in PROCESSES] + [("vp", p) for p in PREDICTIONS if p != "eps"]
 )
 def test_derivatives_of_the_denoiser(process_name, name):
     # D = (s²·x + sigma²·m)/(s² + sigma²); sigma is differentiated through `time`

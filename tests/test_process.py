@@ -245,6 +245,10 @@ def test_published_numbers():
     assert diffax.sigmoid_betas(3) == pytest.approx([half - 0.00995 * np.tanh(3), half, half + 0.00995 * np.tanh(3)])
 
 
+def test_a_table_is_not_printed():
+    assert repr(DDPM(diffax.linear_betas())) == "DDPM(1000 steps)"
+
+
 def test_ddpm_is_the_vp_sde_in_small_steps():
     # arXiv:2011.13456, App. B: beta_i = beta(i/T)/T; the gap closes as 1/T
     gaps = []

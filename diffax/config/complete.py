@@ -63,7 +63,7 @@ def _complete_section(section, full, where):
     _fill(section, options, where, below)
     users_own = ":" in str(section.get("name", ""))
     records = getattr(RECORDS.get(where), "_fields", ())
-    for key in section.keys() - below:
+    for key in (key for key in section if key not in below):
         for place, leaf in _leaves({key: section[key]}, where):
             check_range(place, leaf, users_own and key not in records)
 

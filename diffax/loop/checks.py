@@ -38,6 +38,9 @@ def _check_data(experiment):
     if not len(dataset.source):
         raise ValueError(f"data: {name} has no examples; give a data set with at least one")
     first = dataset.source[0]
+    for field in ("x0", "label") if dataset.num_classes else ("x0",):
+        if field not in first:
+            raise ValueError(f"data: the first example of {name} has no {field!r}, only {', '.join(map(repr, first))}")
     if np.shape(first["x0"]) != tuple(dataset.shape):
         raise ValueError(f"data: {name} says shape {dataset.shape}, its first example has {np.shape(first['x0'])}")
     if dataset.num_classes and not 0 <= int(first["label"]) < dataset.num_classes:

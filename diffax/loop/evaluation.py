@@ -1,19 +1,18 @@
 """Evaluation: scores of a trained network's samples against real data, and the card that says how they came about."""
 
-import itertools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from diffax import build, report
-from diffax.loop import sampling
+from diffax.loop import sampling, workdir
 from diffax.train import TrainState
 
 
-def path(folder: Path, step: int, number: int = 1) -> Path:
-    """Where a step's first card lies, `eval_<step>.json`, or its second, `eval_<step>_2.json`."""
-    return Path(folder) / (f"eval_{step:08d}.json" if number == 1 else f"eval_{step:08d}_{number}.json")
+def path(folder: Path, step: int) -> Path:
+    """Where a step's first card lies; a second, of another evaluation, is `eval_<step>_2.json`."""
+    return Path(folder) / f"eval_{step:08d}.json"
 
 
 def evaluate(experiment: build.Experiment, state: TrainState, folder: Path, draw: sampling.Generate) -> dict[str, Any]:
@@ -65,7 +64,7 @@ def evaluate(experiment: build.Experiment, state: TrainState, folder: Path, draw
         labels=config["sample"]["labels"],
     )
     print("  ".join(f"{name} {value:.4f}" for name, value in scores.items()), f"({options['n']} samples)", flush=True)
-    file = _free(folder, step, result)
+    file = workdir.unused(path(folder, step), lambda file: _asked(file) == _question(result))
     report.write_bytes(Path(folder) / "samples" / f"{file.stem}.npz", report.npz_bytes(generated))
     report.write_json(file, result)
     return result
@@ -75,14 +74,6 @@ def _check_finite(images, error, what):
     broken = int((~np.isfinite(images)).reshape(len(images), -1).any(1).sum())
     if broken:
         raise error(f"{what}, {broken} of {len(images)} are not finite, so there is nothing to score")
-
-
-def _free(folder, step, card):
-    """The path of this card: where the same one lies already, or the first that is free."""
-    for number in itertools.count(1):
-        file = path(folder, step, number)
-        if not file.exists() or _asked(file) == _question(card):
-            return file
 
 
 def _asked(file):

@@ -1,6 +1,5 @@
 """The launcher's modes besides training: sampling and evaluating a trained run, and the dry run."""
 
-import itertools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,13 +29,13 @@ def sample(config: Mapping, folder: str | os.PathLike) -> Path:
             params, options["seed"], labels, options["n"], options["batch_size"], options["guidance"], tick=bar.update
         )
     arrays = report.npz_bytes({"x0": x} if labels is None else {"x0": x, "label": labels})
-    stem = _free(Path(folder) / "samples" / f"sample_{int(state.step):08d}_seed{options['seed']}", arrays)
-    stem.parent.mkdir(exist_ok=True)
-    report.write_bytes(stem.with_suffix(".npz"), arrays)
+    name = f"sample_{int(state.step):08d}_seed{options['seed']}.npz"
+    written = workdir.unused(Path(folder) / "samples" / name, lambda file: file.read_bytes() == arrays)
+    written.parent.mkdir(exist_ok=True)
+    report.write_bytes(written, arrays)
     picture = pictures.draw_picture(experiment, x, labels)
-    written = stem.with_suffix(".npz")
     if picture is not None:
-        written = stem.with_suffix(".png")
+        written = written.with_suffix(".png")
         report.save_png(written, picture, {"config": str(dict(options))})
     print(f"{options['n']} samples of step {int(state.step)} in {written}", flush=True)
     return written
@@ -100,12 +99,3 @@ def _activation_megabytes(experiment, state, batch):
 
 def _megabytes(tree):
     return round(sum(np.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)) / 1e6)
-
-
-def _free(stem, arrays):
-    """The stem, or stem_2, stem_3, ...: the first without an .npz, or with this very one."""
-    for number in itertools.count(1):
-        numbered = stem.with_name(stem.name if number == 1 else f"{stem.name}_{number}")
-        file = numbered.with_suffix(".npz")
-        if not file.exists() or file.read_bytes() == arrays:
-            return numbered

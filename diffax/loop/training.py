@@ -91,9 +91,9 @@ def _steps(experiment, run, state, start, folder, stopped, save, show):
     """The steps from `start` on; returns the state and the number of steps done."""
     options = experiment.config["train"]
     every = lambda step, name: options[name] and step % options[name] == 0  # noqa: E731
-    if start and every(start, "sample_every") and not report.sample_path(folder, start).exists():
-        if jax.process_count() == 1:  # several hosts could see the folder differently
-            show(state)  # the run was killed between the checkpoint and its picture
+    one_host = jax.process_count() == 1  # several could see the folder differently
+    if one_host and start and every(start, "sample_every") and not report.sample_path(folder, start).exists():
+        show(state)  # the run was killed between the checkpoint and its picture
     pending = None
     first_host = jax.process_index() == 0
     rows = partial(report.open_writer, folder / "metrics.jsonl", start, tensorboard=options["tensorboard"])
@@ -104,8 +104,8 @@ def _steps(experiment, run, state, start, folder, stopped, save, show):
             # read one step late, while the device is already at work on the next
             row = {name: value.item() for name, value in jax.device_get(metrics).items()}
             bar.update(step, options["batch_size"], loss=row["loss"])
-            if row["nonfinite_in_a_row"]:
-                print(f"step {step}: the gradient is not finite, no update made", file=sys.stderr, flush=True)
+            if row["nonfinite_in_a_row"] and first_host:
+                bar.log(f"step {step}: the gradient is not finite, no update made")
             too_many = row["nonfinite_in_a_row"] >= options["max_nonfinite"]
             if every(step, "log_every") or step == options["steps"] or too_many:
                 writer.write(step, {**row, "images_per_second": bar.rate()})

@@ -1,6 +1,7 @@
 """What a workdir holds besides checkpoints: the config, and the signals that end a run in good order."""
 
 import contextlib
+import itertools
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -64,6 +65,14 @@ def read_config(workdir: str | os.PathLike) -> dict:
     if not file.exists():
         raise ValueError(f"workdir: {workdir} holds no run (no config.json); train one there, or give its folder")
     return report.read_json(file)
+
+
+def unused(file: Path, same: Callable[[Path], bool]) -> Path:
+    """`file`, or `file` with _2, _3, ... before its suffix: the first that is free or holds the `same`."""
+    for number in itertools.count(1):
+        numbered = file if number == 1 else file.with_stem(f"{file.stem}_{number}")
+        if not numbered.exists() or same(numbered):
+            return numbered
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ def frechet_from_statistics(a: Statistics, b: Statistics) -> float:
     """`frechet_distance` from (mean [d], covariance [d, d]) of each side, as reference statistics are published.
 
     With A = L Lᵀ and B = M Mᵀ the trace of (A^½ B A^½)^½ is the sum of the singular values of Lᵀ M: right for singular
-    covariances, where a square root of A·B is not, and exactly symmetric in a and b.
+    covariances, where a square root of A·B is not, and symmetric in a and b.
     """
     (mean_a, cov_a), (mean_b, cov_b) = _checked(a), _checked(b)
     return _distance(mean_a, _factor(cov_a), mean_b, _factor(cov_b))
@@ -73,7 +73,7 @@ def _checked(statistics: Statistics) -> Statistics:
     if mean.ndim != 1 or cov.shape != (mean.size, mean.size):
         raise ValueError(f"mean {mean.shape} and covariance {cov.shape}: [d] and [d, d] are needed")
     if not (np.isfinite(mean).all() and np.isfinite(cov).all()):
-        raise ValueError("a mean or covariance is not finite: the samples have diverged")
+        raise ValueError("a mean or covariance is not finite")
     return mean, (cov + cov.T) / 2
 
 
@@ -108,7 +108,7 @@ def _factor(cov):
     """L [d, rank] with L Lᵀ = cov; where it is singular, from the eigenvalues that are more than rounding noise."""
     noise = len(cov) * np.finfo(np.float64).eps
     try:
-        factor = np.linalg.cholesky(cov)  # a tenth of the time that eigenvalues take
+        factor = np.linalg.cholesky(cov)
         pivots = np.square(np.diag(factor))
         if pivots.min() > 1e4 * noise * pivots.max():  # far from what rounding makes of a singular one
             return factor

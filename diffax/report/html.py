@@ -191,10 +191,9 @@ def _evaluations(cards) -> str:
 
 
 def _differences(card):
-    """What tells the cards of one step apart."""
-    return {
-        name: card[name] for name in ("samples", "seed", "ema", "labels", "sampler") if card.get(name) not in (None, ())
-    }
+    """What tells the cards of one step apart; an empty list of labels, all classes in turn, says nothing."""
+    names = ("samples", "seed", "ema", "labels", "sampler")
+    return {name: card[name] for name in names if card.get(name) not in (None, [])}
 
 
 def _scores(card: Mapping[str, Any]) -> list[tuple[str, float, float | None]]:
