@@ -397,56 +397,6 @@ def test_vmap_and_gradients(name):
         np.testing.assert_allclose(slope[0], along, rtol=1e-3, atol=1e-4)
 
 
-def test_grids():
-    with precision(64):
-        # arXiv:2206.00364, Eq. 5
-        i = np.arange(18)
-        expected = (80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
-        np.testing.assert_allclose(samplers.karras(18), np.append(expected, 0.0), rtol=1e-12)
-        np.testing.assert_allclose(samplers.uniform_logsnr(3, 0.01, 100.0), [100.0, 1.0, 0.01, 0.0], rtol=1e-12)
-        np.testing.assert_allclose(samplers.at_times(FlowMatching(), [0.8, 0.5]), [4.0, 1.0, 0.0], rtol=1e-12)
-        np.testing.assert_allclose(samplers.karras(2, rho=1.0), [80.0, 0.002, 0.0], rtol=1e-10)
-        table = DDPM(linear_betas())
-        own = samplers.uniform_time(table, 1000)
-        np.testing.assert_allclose(own[:-1], np.exp(table.log_nsr)[::-1], rtol=1e-12)
-    for make in (samplers.karras, samplers.uniform_logsnr):
-        np.testing.assert_allclose(make(1), [80.0, 0.0], rtol=1e-5)
-    np.testing.assert_allclose(samplers.uniform_time(FlowMatching(), 1), [999.0, 0.0], rtol=1e-4)
-
-
-@pytest.mark.parametrize("process_name", PROCESSES)
-def test_grids_of_processes_can_be_followed(process_name):
-    process = PROCESSES[process_name]()
-    sigmas = samplers.uniform_time(process, 20)
-    samplers.check_sigmas(sigmas)
-    np.testing.assert_allclose(sigmas[jnp.asarray([0, 19])], levels(process, 2)[::-1], rtol=1e-5)
-
-
-@pytest.mark.parametrize("make", [samplers.karras, samplers.uniform_logsnr, lambda n: samplers.uniform_time(VP(), n)])
-@pytest.mark.parametrize("n", [0, -3])
-def test_a_grid_needs_a_level(make, n):
-    with pytest.raises(ValueError, match=f"at least 1 level, got {n}"):
-        make(n)
-
-
-@pytest.mark.parametrize(
-    ("sigmas", "message"),
-    [
-        ([1.0], "at least 2 levels"),
-        ([[1.0, 0.0]], r"shape \(1, 2\)"),
-        ([1.0, 2.0, 0.0], "got 1.0 then 2.0 at step 0"),
-        ([2.0, 1.0, 1.0, 0.0], "got 1.0 then 1.0 at step 1"),
-        ([2.0, float("nan"), 0.0], "got 2.0 then nan"),
-        ([float("inf"), 1.0, 0.0], "got inf then 1.0"),
-        ([2.0, 1.0], "end in 0, got 1.0"),
-        ([2.0, 1.0, -1.0], "end in 0, got -1.0"),
-    ],
-)
-def test_bad_sigmas(sigmas, message):
-    with pytest.raises(ValueError, match=message):
-        samplers.check_sigmas(jnp.asarray(sigmas))
-
-
 def test_init_noise():
     keys = keys_of(4096)
     x = init_noise(keys, (2, 3), 80.0)

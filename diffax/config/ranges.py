@@ -8,8 +8,9 @@ from diffax import build
 
 _INFINITE = ("sigma_hi", "s_max", "clip")
 _SIGNED = ("mean", "bias", "labels")
-_AT_LEAST_1 = tuple(
-    "n steps batch_size accumulate log_every keep max_nonfinite channels features multipliers blocks groups".split()
+_AT_LEAST_1 = (
+    *"n steps batch_size accumulate log_every keep max_nonfinite tokens".split(),
+    *"channels features multipliers blocks groups".split(),
 )
 _POSITIVE = tuple("learning_rate clip lo hi rho sigma_data sigma_min sigma_max beta_max std gamma shift".split())
 _SHARE = ("drop", "dropout", "eta", "variance", "decays")  # in [0, 1]
@@ -47,17 +48,19 @@ def check_together(full: Mapping) -> None:
             build.find("metric", name, "eval.metrics")
         else:
             _check_choice("eval.metrics", name, build.choices("metric"))
-    guidance = full["sample"]["guidance"]
-    if not guidance["sigma_lo"] < guidance["sigma_hi"]:
-        raise ValueError(
-            f"sample.guidance.sigma_lo: {guidance['sigma_lo']} is not allowed, expected less than "
-            f"sample.guidance.sigma_hi, which is {guidance['sigma_hi']}"
-        )
-    warmup, decay = full["optimizer"]["warmup"], full["optimizer"]["decay_steps"]
-    if decay and warmup >= decay:
-        raise ValueError(
-            f"optimizer.warmup: {warmup} is not allowed, expected less than optimizer.decay_steps, which is {decay}"
-        )
+    guidance, grid = full["sample"]["guidance"], full["sample"]["grid"]
+    _check_less("sample.guidance.sigma_lo", guidance["sigma_lo"], "sample.guidance.sigma_hi", guidance["sigma_hi"])
+    one_level = grid.get("n") == 1 and grid.get("lo") == grid.get("hi")
+    if {"lo", "hi"} <= grid.keys() and ":" not in grid["name"] and not one_level:
+        _check_less("sample.grid.lo", grid["lo"], "sample.grid.hi", grid["hi"])
+    if full["optimizer"]["decay_steps"]:
+        warmup, decay = full["optimizer"]["warmup"], full["optimizer"]["decay_steps"]
+        _check_less("optimizer.warmup", warmup, "optimizer.decay_steps", decay)
+
+
+def _check_less(where, value, bound, limit):
+    if not value < limit:
+        raise ValueError(f"{where}: {value} is not allowed, expected less than {bound}, which is {limit}")
 
 
 def _check_choice(where, value, choices):

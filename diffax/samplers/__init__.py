@@ -13,7 +13,25 @@ Args of every sampler:
     trajectory: also return the path, (x0, Trajectory).
 """
 
-from diffax.samplers.grids import Sigmas, at_times, check_sigmas, karras, uniform_logsnr, uniform_time
+from diffax.samplers.grids import (
+    Sigmas,
+    at_times,
+    ays_sd,
+    ays_sdxl,
+    ays_svd,
+    check_sigmas,
+    cosine,
+    karras,
+    leading,
+    linspace,
+    polyexponential,
+    resolution_shift,
+    resolution_time,
+    shifted_time,
+    trailing,
+    uniform_logsnr,
+    uniform_time,
+)
 from diffax.samplers.ode import dpmpp_2m, heun
 from diffax.samplers.path import Samples, Trajectory, init_noise
 from diffax.samplers.sde import ancestral, ddim
@@ -24,12 +42,23 @@ __all__ = [
     "Trajectory",
     "ancestral",
     "at_times",
+    "ays_sd",
+    "ays_sdxl",
+    "ays_svd",
     "check_sigmas",
+    "cosine",
     "ddim",
     "dpmpp_2m",
     "heun",
     "init_noise",
     "karras",
+    "leading",
+    "linspace",
+    "polyexponential",
+    "resolution_shift",
+    "resolution_time",
+    "shifted_time",
+    "trailing",
     "uniform_logsnr",
     "uniform_time",
 ]
