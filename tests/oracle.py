@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference
+from reference import posterior_mean  # noqa: F401
 
 from diffax import guidance, losses, prediction, samplers
 from diffax.process import (
@@ -112,16 +114,52 @@ PREDICTIONS = {
     "eps_unit_variance": Case(partial(prediction.eps, c_in=prediction.unit_variance), lambda e: e.eps),
 }
 
-# name -> (sampler, does it draw noise)
+
+class Sampling(NamedTuple):
+    """A sampler, how many noises it draws a step, the same in NumPy, and its order on the probability-flow ODE."""
+
+    run: Callable
+    draws: int
+    reference: Callable
+    order: int | None = None
+
+
+def _sampling(name, draws=0, converges=None, like=None, **options):
+    """The sampler of this name and its reference of the same name, or of the name `like` with options of its own."""
+    reference_name, reference_options = like or (name, options)
+    run, same = getattr(samplers, name), getattr(reference, reference_name)
+    return Sampling(partial(run, **options), draws, partial(same, **reference_options), converges)
+
+
+_CHURN = dict(churn=20.0, s_min=0.05, s_max=20.0, s_noise=1.003)
 SAMPLERS = {
-    "ddim": (samplers.ddim, False),
-    "ddim_half": (partial(samplers.ddim, eta=0.5), True),
-    "ddim_full": (partial(samplers.ddim, eta=1.0), True),
-    "ancestral_small": (samplers.ancestral, True),
-    "ancestral_large": (partial(samplers.ancestral, variance=1.0), True),
-    "heun": (samplers.heun, False),
-    "heun_churn": (partial(samplers.heun, churn=20.0, s_min=0.05, s_max=20.0, s_noise=1.003), True),
-    "dpmpp_2m": (samplers.dpmpp_2m, False),
+    "euler": _sampling("euler", converges=1),
+    "euler_churn": _sampling("euler", draws=1, **_CHURN),
+    "ddim": _sampling("ddim", converges=1),
+    "ddim_half": _sampling("ddim", draws=1, eta=0.5),
+    "ddim_full": _sampling("ddim", draws=1, eta=1.0),
+    "euler_ancestral": _sampling("euler_ancestral", draws=1, like=("ddim", dict(eta=1.0))),
+    "ancestral_small": _sampling("ancestral", draws=1),
+    "ancestral_large": _sampling("ancestral", draws=1, variance=1.0),
+    "euler_maruyama": _sampling("euler_maruyama", draws=1, like=("predictor_corrector", dict(corrections=0))),
+    "predictor_corrector": _sampling("predictor_corrector", draws=2),
+    "heun": _sampling("heun", converges=2),
+    "heun_churn": _sampling("heun", draws=1, **_CHURN),
+    "restart": _sampling("restart", draws=1, times=2),
+    "dpm2": _sampling("dpm2", converges=2),
+    "dpm2_churn": _sampling("dpm2", draws=1, **_CHURN),
+    "dpmpp_2s": _sampling("dpmpp_2s", converges=2),
+    "dpmpp_2m": _sampling("dpmpp_2m", converges=2, like=("dpmpp_2m_sde", dict(eta=0.0))),
+    "dpmpp_3m": _sampling("dpmpp_3m", converges=3, like=("dpmpp_3m_sde", dict(eta=0.0))),
+    "dpmpp_sde": _sampling("dpmpp_sde", draws=2),
+    "dpmpp_2m_sde": _sampling("dpmpp_2m_sde", draws=1),
+    "dpmpp_3m_sde": _sampling("dpmpp_3m_sde", draws=1, eta=0.6),
+    "lms": _sampling("lms", converges=4, like=("adams", dict(order=4, of_log=False))),
+    "deis_1": _sampling("deis", converges=1, like=("adams", dict(order=1, of_log=True)), order=1),
+    "deis": _sampling("deis", converges=3, like=("adams", dict(order=3, of_log=True))),
+    "unip_2": _sampling("unipc", converges=2, order=2, corrector=False, bh=1),
+    "unipc_2": _sampling("unipc", converges=3, order=2),
+    "unipc": _sampling("unipc", converges=4, order=3),
 }
 
 GUIDANCES = {
@@ -191,17 +229,6 @@ MIXTURE = Mixture(
     means=np.array([[0.8, -0.3], [-0.6, 0.5], [0.1, 0.9]]),
     stds=np.array([0.25, 0.1, 0.4]),
 )
-
-
-def posterior_mean(data, x, sigma):
-    """E[x0 | x = x0 + sigma·eps] in NumPy float64, for x [n, d] and sigma [n]: the reference of every comparison."""
-    x, sigma = np.asarray(x, np.float64), np.asarray(sigma, np.float64)
-    total = data.stds**2 + sigma[:, None] ** 2  # [n, k], the variance of x about each mean
-    apart = x[:, None, :] - data.means
-    log_p = np.log(data.weights) - 0.5 * np.sum(apart**2, -1) / total - 0.5 * x.shape[1] * np.log(total)
-    p = np.exp(log_p - log_p.max(-1, keepdims=True))
-    p /= p.sum(-1, keepdims=True)
-    return np.sum(p[..., None] * (data.means + (data.stds**2 / total)[..., None] * apart), axis=1)
 
 
 def posterior(data, x_t, alpha, sigma):
@@ -284,3 +311,9 @@ def levels(process, n):
     """n times of a process, evenly spaced in log nsr from t_min to t_max: float64 on the host."""
     lo, hi = (float(process.nsr(jnp.asarray(t, jnp.result_type(float)))) for t in (process.t_min, process.t_max))
     return np.geomspace(lo, hi, n)
+
+
+def noises(keys, n, shape):
+    """The noises 0 … n-1 of every example, [n, batch, *shape]: its key, folded with the number."""
+    each = jax.vmap(lambda i: jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), shape))(keys))
+    return np.asarray(each(jnp.arange(n)), np.float64)

@@ -126,7 +126,7 @@ def test_a_dry_run_prints_and_compiles_nothing_big(tmp_path):
         ((TOY, "--workdir=@", "--config.loss.time.name=discrete"), "loss.time: discrete(n=None) needs n of at least 2"),
         (
             (TOY, "--workdir=@", "--config.sample.grid.lo=300"),
-            "sample.grid: sigmas must be finite and decrease, got 200",
+            "sample.grid.lo: 300.0 is not allowed, expected less than sample.grid.hi, which is 200.0",
         ),
         ((TOY, "--workdir=@", "--config.pipeline.flip=1"), "pipeline.flip: True needs images, mixture has shape (2,)"),
         ((TOY, "--workdir=@", "--config.pipeline.dequantize=1"), "pipeline.dequantize: True needs integer values"),

@@ -13,6 +13,7 @@ Args of every sampler:
     trajectory: also return the path, (x0, Trajectory).
 """
 
+from diffax.samplers.dpm_sde import dpmpp_2m_sde, dpmpp_3m_sde, dpmpp_sde
 from diffax.samplers.grids import (
     Sigmas,
     at_times,
@@ -32,9 +33,11 @@ from diffax.samplers.grids import (
     uniform_logsnr,
     uniform_time,
 )
-from diffax.samplers.ode import dpmpp_2m, heun
+from diffax.samplers.multistep import deis, dpmpp_2m, dpmpp_3m, lms, unipc
+from diffax.samplers.ode import dpm2, dpmpp_2s, euler, heun
 from diffax.samplers.path import Samples, Trajectory, init_noise
-from diffax.samplers.sde import ancestral, ddim
+from diffax.samplers.restarts import restart
+from diffax.samplers.sde import ancestral, ddim, euler_ancestral, euler_maruyama, predictor_corrector
 
 __all__ = [
     "Samples",
@@ -48,17 +51,31 @@ __all__ = [
     "check_sigmas",
     "cosine",
     "ddim",
+    "deis",
+    "dpm2",
     "dpmpp_2m",
+    "dpmpp_2m_sde",
+    "dpmpp_2s",
+    "dpmpp_3m",
+    "dpmpp_3m_sde",
+    "dpmpp_sde",
+    "euler",
+    "euler_ancestral",
+    "euler_maruyama",
     "heun",
     "init_noise",
     "karras",
     "leading",
     "linspace",
+    "lms",
     "polyexponential",
+    "predictor_corrector",
     "resolution_shift",
     "resolution_time",
+    "restart",
     "shifted_time",
     "trailing",
     "uniform_logsnr",
     "uniform_time",
+    "unipc",
 ]

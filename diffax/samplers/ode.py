@@ -1,4 +1,4 @@
-"""Samplers of the probability-flow ODE; noise only on demand."""
+"""Single-step samplers of the probability-flow ODE, dx/dsigma = (x - D(x, sigma))/sigma; noise only on demand."""
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +6,31 @@ from jax import Array
 
 from diffax.prediction import Denoiser
 from diffax.samplers.path import Samples, integrate, step_noise
+
+
+def euler(
+    denoise: Denoiser,
+    x: Array,
+    sigmas: Array,
+    keys: Array,
+    *,
+    churn: float = 0.0,
+    s_min: float = 0.0,
+    s_max: float = float("inf"),
+    s_noise: float = 1.0,
+    trajectory: bool = False,
+) -> Samples:
+    """Euler's method, of first order, with the churn of arXiv:2206.00364, Algorithm 2 (see `heun`).
+
+    Without churn it is `ddim` with eta = 0.
+    """
+
+    def step(x, i, s, r):
+        x, up = _churned(x, i, s, keys, churn / (len(sigmas) - 1), s_min, s_max, s_noise)
+        x0 = denoise(x, up)
+        return (r / up) * x + (1.0 - r / up) * x0, x0
+
+    return integrate(step, x, sigmas, trajectory)
 
 
 def heun(
@@ -20,48 +45,90 @@ def heun(
     s_noise: float = 1.0,
     trajectory: bool = False,
 ) -> Samples:
-    """EDM's second-order sampler, arXiv:2206.00364, Algorithm 2 (Algorithm 1 where churn is 0).
+    """EDM's second-order sampler, arXiv:2206.00364, Algorithm 2 (Algorithm 1 where churn is 0): two calls a step.
 
     Args:
         churn: S_churn: how much noise is added over the whole run, in units of steps·log(sigma).
         s_min, s_max: noise is added at levels in [s_min, s_max] only.
         s_noise: standard deviation of that noise.
     """
-    n = len(sigmas) - 1
 
     def step(x, i, s, r):
-        gamma = jnp.minimum(churn / n, 2.0**0.5 - 1.0)
-        churned = (s_min <= s) & (s <= s_max)
-        up = jnp.where(churned, s * (1.0 + gamma), s)
-        added = jnp.where(churned, s_noise * s * jnp.sqrt(gamma * (2.0 + gamma)), 0.0)
-        x = x + added * step_noise(keys, i, x)
-        x0 = denoise(x, up)
-        slope = (x - x0) / up
-        euler = x + (r - up) * slope
-
-        def correct(euler):
-            level = jnp.where(r > 0, r, up)  # under vmap both branches run: the one not taken must be finite too
-            return x + (level - up) * 0.5 * (slope + (euler - denoise(euler, level)) / level)
-
-        return jax.lax.cond(r > 0, correct, lambda euler: euler, euler), x0
+        x, up = _churned(x, i, s, keys, churn / (len(sigmas) - 1), s_min, s_max, s_noise)
+        return heun_step(denoise, x, up, r)
 
     return integrate(step, x, sigmas, trajectory)
 
 
-def dpmpp_2m(denoise: Denoiser, x: Array, sigmas: Array, keys: Array, *, trajectory: bool = False) -> Samples:
-    """DPM-Solver++(2M), arXiv:2211.01095, Algorithm 2: second order with one network call a step. Draws no noise.
+def heun_step(denoise: Denoiser, x: Array, s: Array, r: Array) -> tuple[Array, Array]:
+    """(x at level r, the estimate at level s): Heun's step from s to r, Euler's where r is 0."""
+    x0 = denoise(x, s)
+    slope = (x - x0) / s
+    euler = x + (r - s) * slope
 
-    The first step, and a last one to 0, are of first order.
+    def correct():
+        level = jnp.where(r > 0, r, s)  # under vmap both branches run: the one not taken must be finite too
+        return x + (level - s) * 0.5 * (slope + (euler - denoise(euler, level)) / level)
+
+    return jax.lax.cond(r > 0, correct, lambda: euler), x0
+
+
+def dpm2(
+    denoise: Denoiser,
+    x: Array,
+    sigmas: Array,
+    keys: Array,
+    *,
+    churn: float = 0.0,
+    s_min: float = 0.0,
+    s_max: float = float("inf"),
+    s_noise: float = 1.0,
+    trajectory: bool = False,
+) -> Samples:
+    """The midpoint method: the slope at the geometric mean of both levels; second order, two network calls a step.
+
+    DPM-Solver-2, arXiv:2206.00927, Algorithm 1, in sigma; with the churn of arXiv:2206.00364, Algorithm 2 (see `heun`).
     """
 
-    def step(carry, i, s, r):
-        x, last, before = carry  # before: the level of the last estimate
-        x0 = denoise(x, s)
-        h, h_last = jnp.log(s / jnp.where(r > 0, r, s)), jnp.log(before / s)
-        # h/(2·h_last), Algorithm 2's 1/(2r); 0 where there is no earlier estimate or no finite h
-        k = jnp.where(h_last > 0, 0.5 * h / jnp.where(h_last > 0, h_last, 1.0), 0.0)
-        best = x0 + k * (x0 - last)
-        return ((r / s) * x + (1.0 - r / s) * best, x0, s), x0
+    def step(x, i, s, r):
+        x, up = _churned(x, i, s, keys, churn / (len(sigmas) - 1), s_min, s_max, s_noise)
+        x0 = denoise(x, up)
 
-    first = (x, jnp.zeros_like(x), sigmas[0])
-    return integrate(step, first, sigmas, trajectory, position=lambda carry: carry[0])
+        def midpoint():
+            middle = jnp.sqrt(up * jnp.where(r > 0, r, up))
+            half = (middle / up) * x + (1.0 - middle / up) * x0
+            return x + (r - up) * (half - denoise(half, middle)) / middle
+
+        return jax.lax.cond(r > 0, midpoint, lambda: x0), x0
+
+    return integrate(step, x, sigmas, trajectory)
+
+
+def dpmpp_2s(denoise: Denoiser, x: Array, sigmas: Array, keys: Array, *, trajectory: bool = False) -> Samples:
+    """DPM-Solver++(2S), arXiv:2211.01095, Algorithm 1 with r_1 = 1/2: second order, two network calls a step.
+
+    The estimate at the geometric mean of both levels stands for that of the whole step. Draws no noise.
+    """
+
+    def step(x, i, s, r):
+        x0 = denoise(x, s)
+
+        def midpoint():
+            middle = jnp.sqrt(s * jnp.where(r > 0, r, s))
+            half = (middle / s) * x + (1.0 - middle / s) * x0
+            return (r / s) * x + (1.0 - r / s) * denoise(half, middle)
+
+        return jax.lax.cond(r > 0, midpoint, lambda: x0), x0
+
+    return integrate(step, x, sigmas, trajectory)
+
+
+def _churned(x, i, s, keys, churn, s_min, s_max, s_noise):
+    """(x with noise added, its level): arXiv:2206.00364, Algorithm 2, lines 5 and 6."""
+    gamma = jnp.where((s_min <= s) & (s <= s_max), jnp.minimum(churn, 2.0**0.5 - 1.0), 0.0)
+
+    def noisier():
+        root = jnp.sqrt(jnp.where(gamma > 0, gamma * (2.0 + gamma), 1.0))  # √(up² - s²)/s, with nothing to cancel
+        return x + s_noise * s * root * step_noise(keys, i, x)
+
+    return jax.lax.cond(gamma > 0, noisier, lambda: x), s * (1.0 + gamma)
