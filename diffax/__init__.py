@@ -1,7 +1,15 @@
 """diffax: diffusion models from one small vocabulary of pure functions."""
 
 from diffax import guidance, losses, prediction, process, samplers
-from diffax.guidance import cfg
+from diffax.guidance import (
+    apg,
+    batched_cfg,
+    cfg,
+    cfg_pp,
+    classifier_guidance,
+    dynamic_threshold,
+    static_threshold,
+)
 from diffax.losses import denoising_loss
 from diffax.prediction import Apply, Denoiser, Prediction, denoiser, to_x0
 from diffax.process import (
@@ -54,13 +62,18 @@ __all__ = [
     "Trajectory",
     "add_noise",
     "ancestral",
+    "apg",
     "at_times",
+    "batched_cfg",
     "cfg",
+    "cfg_pp",
+    "classifier_guidance",
     "cosine_betas",
     "ddim",
     "denoiser",
     "denoising_loss",
     "dpmpp_2m",
+    "dynamic_threshold",
     "expand",
     "guidance",
     "heun",
@@ -74,6 +87,7 @@ __all__ = [
     "samplers",
     "scaled_linear_betas",
     "sigmoid_betas",
+    "static_threshold",
     "to_x0",
     "uniform_logsnr",
     "uniform_time",
