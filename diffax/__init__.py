@@ -1,7 +1,15 @@
 """diffax: diffusion models from one small vocabulary of pure functions."""
 
 from diffax import guidance, losses, prediction, process, samplers
-from diffax.guidance import cfg
+from diffax.guidance import (
+    apg,
+    batched_cfg,
+    cfg,
+    cfg_pp,
+    classifier_guidance,
+    dynamic_threshold,
+    static_threshold,
+)
 from diffax.losses import denoising_loss
 from diffax.prediction import Apply, Denoiser, Prediction, denoiser, to_x0
 from diffax.process import (
@@ -79,11 +87,15 @@ __all__ = [
     "Trajectory",
     "add_noise",
     "ancestral",
+    "apg",
     "at_times",
     "ays_sd",
     "ays_sdxl",
     "ays_svd",
+    "batched_cfg",
     "cfg",
+    "cfg_pp",
+    "classifier_guidance",
     "cosine",
     "cosine_betas",
     "ddim",
@@ -97,6 +109,7 @@ __all__ = [
     "dpmpp_3m",
     "dpmpp_3m_sde",
     "dpmpp_sde",
+    "dynamic_threshold",
     "euler",
     "euler_ancestral",
     "euler_maruyama",
@@ -122,6 +135,7 @@ __all__ = [
     "scaled_linear_betas",
     "shifted_time",
     "sigmoid_betas",
+    "static_threshold",
     "to_x0",
     "trailing",
     "uniform_logsnr",

@@ -165,7 +165,13 @@ SAMPLERS = {
 GUIDANCES = {
     "cfg": lambda cond, uncond: guidance.cfg(cond, uncond, 3.0),
     "cfg_interval": lambda cond, uncond: guidance.cfg(cond, uncond, 3.0, sigma_lo=0.3, sigma_hi=3.0),
+    "cfg_rescaled": lambda cond, uncond: guidance.cfg(cond, uncond, 3.0, rescale=0.7),
     "batched_cfg": lambda cond, uncond: _batched_cfg(cond, uncond, 3.0),
+    "cfg_pp": lambda cond, uncond: guidance.cfg_pp(cond, uncond, 0.6, samplers.karras(6, 0.01, 10.0)),
+    "apg": lambda cond, uncond: guidance.apg(cond, uncond, 3.0, eta=0.5, norm_threshold=0.4),
+    "classifier": lambda cond, uncond: guidance.classifier_guidance(uncond, _implicit_classifier(cond, uncond), 3.0),
+    "static_threshold": lambda cond, uncond: guidance.static_threshold(guidance.cfg(cond, uncond, 3.0), -3.0, 3.0),
+    "dynamic_threshold": lambda cond, uncond: guidance.dynamic_threshold(guidance.cfg(cond, uncond, 3.0), limit=3.0),
 }
 
 # name -> (weight, the weight of the squared error of x0 that it stands for: of nsr and the rate at which -logsnr
@@ -199,6 +205,16 @@ def _batched_cfg(cond, uncond, scale):
         return guidance.batched_cfg(either, yes, ~yes, scale)(x, sigma)
 
     return denoise
+
+
+def _implicit_classifier(cond, uncond):
+    """log p(y | x, sigma), but for a constant, with the gradient (cond - uncond)/sigma² that Bayes' rule asks for."""
+
+    def log_prob(x, sigma):
+        uphill = jax.lax.stop_gradient(cond(x, sigma) - uncond(x, sigma)) / expand(sigma**2, x)
+        return jnp.sum(uphill * x, axis=tuple(range(1, x.ndim)))
+
+    return log_prob
 
 
 def _normal_cdf(z):

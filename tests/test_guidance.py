@@ -1,19 +1,42 @@
 """Guidance: functions of denoisers, held to the formula, the interval, and the answers of tilted Gaussians."""
 
+import itertools
+from collections import Counter
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from oracle import GUIDANCES, exact_denoiser, gaussian, keys_of, precision, strict  # noqa: F401
+from oracle import (  # noqa: F401
+    GUIDANCES,
+    MIXTURE,
+    Mixture,
+    exact_denoiser,
+    gaussian,
+    keys_of,
+    precision,
+    strict,
+)
 
-from diffax import cfg, init_noise, samplers
-from diffax.guidance import batched_cfg
+from diffax import (
+    apg,
+    batched_cfg,
+    cfg,
+    cfg_pp,
+    classifier_guidance,
+    dynamic_threshold,
+    init_noise,
+    samplers,
+    static_threshold,
+)
 
 COND, UNCOND = exact_denoiser(gaussian(0.8, 0.3)), exact_denoiser(gaussian(0.0, 0.6))
 SIGMA = jnp.asarray([0.1, 0.3, 0.5, 3.0, 3.5])
 X = jnp.linspace(-1.0, 1.0, 5)[:, None]
+WIDE = X + jnp.linspace(-0.7, 1.1, 4) ** 2  # examples of four numbers, each with a spread of its own
 
 
 @pytest.mark.parametrize("make", [cfg, lambda cond, uncond, scale: GUIDED["batched"](cond, uncond, scale)])
@@ -73,7 +96,8 @@ def test_conditions_may_be_any_tree():
 def test_guiding_a_denoiser_by_itself_changes_nothing(name):
     x, sigma = jax.random.normal(jax.random.key(0), (5, 2, 3, 1)), jnp.linspace(0.1, 5.0, 5)
     denoise = exact_denoiser(gaussian(0.2, 0.5, dim=6))
-    np.testing.assert_allclose(GUIDANCES[name](denoise, denoise)(x, sigma), denoise(x, sigma), rtol=1e-5, atol=1e-6)
+    guided = jax.jit(GUIDANCES[name](denoise, denoise))
+    np.testing.assert_allclose(guided(x, sigma), jax.jit(denoise)(x, sigma), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", GUIDANCES)
@@ -100,7 +124,7 @@ def every_guided_sample(x, keys):
 
 
 def test_sample_i_depends_on_its_key_only_on_any_number_of_devices():
-    x, keys = init_noise(keys_of(16, seed=1), (1,), 10.0), keys_of(16)
+    x, keys = init_noise(keys_of(16, seed=1), (2,), 10.0), keys_of(16)
     whole, some = every_guided_sample(x, keys), every_guided_sample(x[5:8], keys[5:8])
     mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
     eight = every_guided_sample(*jax.device_put((x, keys), NamedSharding(mesh, P("batch"))))
@@ -111,7 +135,7 @@ def test_sample_i_depends_on_its_key_only_on_any_number_of_devices():
 
 @pytest.mark.parametrize("make", GUIDED.values(), ids=GUIDED)
 def test_sweeping_does_not_recompile(make):
-    traced, found = [], set()
+    traced, traced_first, found = [], 0, set()
 
     def cond(x, sigma):
         traced.append(1)
@@ -124,7 +148,8 @@ def test_sweeping_does_not_recompile(make):
 
     for arguments in ((1.0, 0.0, 99.0), (3.0, 0.0, 99.0), (3.0, 0.3, 99.0), (3.0, 0.3, 3.0)):
         found.add(float(sample(*arguments)[0, 0]))
-        assert len(traced) == 1  # the scan traces its body once
+        traced_first = traced_first or len(traced)
+        assert len(traced) == traced_first <= 2  # the scan traces its body once; a batch has the two sizes
     assert len(found) == 4
 
 
@@ -137,3 +162,296 @@ def test_vmap_and_gradients():
     gap = np.asarray(COND(X, SIGMA) - UNCOND(X, SIGMA))[:, 0]
     np.testing.assert_allclose(slopes, [gap.mean(), gap[2:].sum() / 5], rtol=1e-5)
     np.testing.assert_allclose(values[1], mean(scales[1], lows[1]), rtol=1e-5)
+
+
+def test_autoguidance_of_gaussians_is_a_gaussian():
+    # arXiv:2406.02507: the scores are those of p1^w/p0^(w - 1), here of a sharp p1 and a blurred p0 of the same mean
+    with precision(64):
+        x, sigma, w = jnp.linspace(-2.0, 2.0, 9)[:, None], jnp.geomspace(0.01, 50.0, 9), 2.5
+        guided = cfg(exact_denoiser(gaussian(0.8, 0.5)), exact_denoiser(gaussian(0.8, 0.7)), w)
+        sharpness = w / (0.5**2 + sigma**2) - (w - 1.0) / (0.7**2 + sigma**2)  # 1/variance at level sigma
+        expected = x - (sigma**2 * sharpness)[:, None] * (x - 0.8)
+        np.testing.assert_allclose(guided(x, sigma), expected, rtol=1e-11, atol=1e-11)
+
+
+def rescaled(cond, uncond, scale, phi):
+    """arXiv:2305.08891, Eq. 15 and 16, all of x0 plainly."""
+    guided = uncond + scale * (cond - uncond)
+    std = [jnp.std(x0, axis=1, keepdims=True) for x0 in (cond, guided)]
+    return phi * guided * std[0] / std[1] + (1.0 - phi) * guided
+
+
+@pytest.mark.parametrize("make", GUIDED.values(), ids=GUIDED)
+def test_rescale_matches_the_standard_deviation_of_the_conditional_estimate(make):
+    with precision(64):
+        x, sigma = WIDE.astype(float), SIGMA.astype(float)
+
+        @jax.jit
+        def every(scale, phi, sigma_lo):
+            cond, uncond = COND(x, sigma), UNCOND(x, sigma)
+            ours = make(COND, UNCOND, scale, sigma_lo=sigma_lo, rescale=phi)(x, sigma)
+            return ours, rescaled(cond, uncond, scale[:, None], phi[:, None]), cond
+
+        scales, phis = jnp.asarray([7.5, 7.5, -1.0, 0.0, 1.0]), jnp.asarray([0.7, 0.0, 0.3, 0.5, 0.5])
+        found, expected, cond = every(scales, phis, 0.0)
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+        whole = every(jnp.full(5, 7.5), jnp.ones(5), 0.4)[0]
+        np.testing.assert_allclose(whole.std(1), cond.std(1), rtol=1e-12)
+        np.testing.assert_allclose(whole[:2], cond[:2], rtol=1e-12)  # outside of the interval
+
+
+def test_rescale_leaves_what_has_no_spread():
+    def guided(phi):
+        return cfg(COND, UNCOND, 3.0, rescale=phi)(X, SIGMA)  # examples of one number
+
+    np.testing.assert_allclose(jax.jit(guided)(0.7), guided(0.0), rtol=1e-6)
+    assert np.isfinite(jax.jit(jax.jacrev(guided))(0.7)).all()
+
+
+LEVELS, INSIDE = 6, 2  # of karras(6, 0.01, 10.0): those in (0.1, 2]
+
+
+def rows(name, denoise, counts):
+    """`denoise`, adding the rows that it is run on to counts[name]."""
+
+    def run(x, *arguments):
+        jax.debug.callback(lambda: counts.update({name: len(x)}))
+        return denoise(x, *arguments)
+
+    return run
+
+
+# scale, interval, passes of cond, of uncond, and of batches of the single size in batched_cfg
+PASSES = [
+    (3.0, (0.0, 99.0), LEVELS, LEVELS, 2 * LEVELS),
+    (1.0, (0.0, 99.0), LEVELS, 0, LEVELS),
+    (0.0, (0.0, 99.0), 0, LEVELS, LEVELS),
+    (3.0, (0.1, 2.0), LEVELS, INSIDE, LEVELS + INSIDE),
+    (0.0, (0.1, 2.0), LEVELS - INSIDE, INSIDE, LEVELS),
+    ([1.0, 1.0, 0.0, 1.0, 0.0], (0.0, 99.0), LEVELS, LEVELS, LEVELS),
+    ([1.0, 1.0, 1.0, 1.0, 1.1], (0.0, 99.0), LEVELS, LEVELS, 2 * LEVELS),
+]
+
+
+def test_a_network_that_changes_nothing_is_not_run():
+    counts, grid = Counter(), samplers.karras(LEVELS, 0.01, 10.0)
+    one, nothing = jnp.ones(5, jnp.int32), jnp.zeros(5, jnp.int32)
+    assert int(jnp.sum((grid > 0.1) & (grid <= 2.0))) == INSIDE
+
+    @jax.jit
+    def sample(scale, sigma_lo, sigma_hi):
+        options = dict(sigma_lo=sigma_lo, sigma_hi=sigma_hi)
+        two = cfg(rows("cond", COND, counts), rows("uncond", UNCOND, counts), scale, **options)
+        flags = batched_cfg(rows("batched", of_flags(COND, UNCOND), counts), one, nothing, scale, **options)
+        return [samplers.ddim(guided, 10.0 * X, grid, keys_of(5)) for guided in (two, flags)]
+
+    for scale, interval, *passes in PASSES:
+        counts.clear()
+        samples = jax.block_until_ready(sample(jnp.broadcast_to(jnp.asarray(scale), 5), *interval))
+        jax.effects_barrier()
+        assert [counts[name] for name in ("cond", "uncond", "batched")] == [5 * n for n in passes]
+        np.testing.assert_allclose(*samples, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale, expected", [(1.0, (1, 0)), (0, (0, 1)), (2.0, (1, 1))])
+def test_a_known_scale_decides_when_traced(scale, expected):
+    traced = Counter()
+
+    def network(name, denoise):
+        return lambda x, sigma: (traced.update([name]), denoise(x, sigma))[1]
+
+    cond, uncond = network("cond", COND), network("uncond", UNCOND)
+    jaxpr = jax.make_jaxpr(lambda x, sigma: cfg(cond, uncond, scale)(x, sigma))(X, SIGMA)
+    assert (traced["cond"], traced["uncond"]) == expected and "cond[" not in str(jaxpr)
+
+
+@pytest.mark.parametrize("make", GUIDED.values(), ids=GUIDED)
+def test_derivatives_where_a_network_is_not_run(make):
+    # at scales 0 and 1 the derivative needs the estimate that the value does not
+    with precision(64):
+        x, sigma = WIDE.astype(float), SIGMA.astype(float)
+
+        def ours(cond, scale, phi):
+            return make(cond, UNCOND, scale, sigma_hi=99.0, rescale=phi)(x, sigma)
+
+        def plain(cond, scale, phi):
+            return rescaled(cond(x, sigma), UNCOND(x, sigma), scale, phi)
+
+        @jax.jit
+        def slopes(scale, phi, shift):
+            def mean(guided, scale, phi, shift):
+                return jnp.mean(guided(lambda x, sigma: COND(x, sigma) + shift * x**2, scale, phi) * jnp.arange(4.0))
+
+            return [jax.grad(mean, argnums=(1, 2, 3))(guided, scale, phi, shift) for guided in (ours, plain)]
+
+        for scale, phi in ((0.0, 0.0), (1.0, 0.0), (0.0, 0.4), (1.0, 0.4), (2.5, 0.4)):
+            np.testing.assert_allclose(*slopes(scale, phi, 0.1), rtol=1e-10, atol=1e-12)
+
+
+def test_cfg_pp_is_the_papers_algorithm():
+    # arXiv:2406.08070, Algorithm 2, in the paper's own variables: x_t = √abar·x0 + √(1 - abar)·eps, eps predicted
+    with precision(64):
+        sigmas, scale = np.asarray(samplers.karras(8, 0.02, 20.0)), np.asarray([0.0, 0.3, 0.6, 0.8, 1.0])
+        start, keys, denoisers = 20.0 * X.astype(float), keys_of(5), (jax.jit(COND), jax.jit(UNCOND))
+        found = jax.jit(lambda: samplers.ddim(cfg_pp(COND, UNCOND, scale, sigmas), start, sigmas, keys))()
+        abar = 1.0 / (1.0 + sigmas**2)
+        x_t = np.sqrt(abar[0]) * np.asarray(start)
+        for now, after in itertools.pairwise(abar):
+            x, level = x_t / np.sqrt(now), np.full(5, np.sqrt((1.0 - now) / now))
+            eps = [(x_t - np.sqrt(now) * np.asarray(d(x, level))) / np.sqrt(1.0 - now) for d in denoisers]
+            eps_scale = eps[1] + scale[:, None] * (eps[0] - eps[1])
+            x0 = (x_t - np.sqrt(1.0 - now) * eps_scale) / np.sqrt(now)
+            x_t = np.sqrt(after) * x0 + np.sqrt(1.0 - after) * eps[1]
+        np.testing.assert_allclose(found, x_t, rtol=1e-9, atol=1e-9)
+
+
+def test_cfg_pp_between_and_beyond_the_levels_of_its_grid():
+    with precision(64):
+        grid, sigma = jnp.asarray([4.0, 2.0, 0.5, 0.0]), jnp.asarray([5.0, 4.0, 3.0, 2.0, 1.25, 0.5, 0.1])
+        factors, x = jnp.asarray([2.0, 2.0, 5 / 3, 4 / 3, 7 / 6, 1.0, 1.0]), jnp.linspace(-2.0, 2.0, 7)[:, None]
+        ours = jax.jit(lambda grid: cfg_pp(COND, UNCOND, 0.6, grid)(x, sigma))
+        plain = jax.jit(lambda factors: cfg(COND, UNCOND, 0.6 * factors)(x, sigma))
+        np.testing.assert_allclose(ours(grid), plain(factors), rtol=1e-12)
+        np.testing.assert_allclose(ours(grid[2:]), plain(jnp.ones(7)), rtol=1e-12)  # a single step, to 0
+
+
+def test_apg_of_all_parts_is_cfg():
+    guides = partial(apg, COND, UNCOND, eta=1.0), partial(cfg, COND, UNCOND)
+    both = jax.jit(lambda scale: [guide(scale)(WIDE, SIGMA) for guide in guides])
+    for scale in (-1.0, 1.0, 7.5):
+        np.testing.assert_array_equal(*both(scale))
+
+
+def test_apg_shortens_and_projects():
+    # arXiv:2410.02416, Algorithm 1, example by example in NumPy
+    with precision(64):
+        x, sigma, longest = WIDE.astype(float), SIGMA.astype(float), 0.9
+
+        @jax.jit
+        def guided(eta, longest):
+            return apg(COND, UNCOND, 4.0, eta=eta, norm_threshold=longest)(x, sigma), COND(x, sigma), UNCOND(x, sigma)
+
+        found, cond, uncond = map(np.asarray, guided(0.3, longest))
+        lengths = np.linalg.norm(cond - uncond, axis=1)
+        assert (lengths < longest).any() and (lengths > longest).any()
+        for c, u, length, row in zip(cond, uncond, lengths, found):
+            difference = (c - u) * min(1.0, longest / length)
+            direction = c / np.linalg.norm(c)
+            parallel = (difference @ direction) * direction
+            np.testing.assert_allclose(row, c + 3.0 * (difference - parallel + 0.3 * parallel), rtol=1e-12)
+        across = np.asarray(guided(0.0, jnp.inf)[0]) - cond
+        np.testing.assert_allclose(np.sum(across * cond, 1), 0.0, atol=1e-12)
+
+
+def test_apg_has_derivatives_where_there_is_nothing_to_project():
+    def guided(x, longest):
+        return jnp.sum(apg(lambda x, sigma: 0.0 * x, lambda x, sigma: 0.0 * x, 3.0, norm_threshold=longest)(x, 0.5))
+
+    for longest in (0.5, jnp.inf):
+        assert np.isfinite(jax.jit(jax.grad(guided))(WIDE, longest)).all()
+
+
+def test_guided_by_the_exact_classifier_the_unconditional_denoiser_is_the_conditional_one():
+    # a mixture's class is two of its three components; arXiv:2105.05233, Algorithm 2
+    weights, means, stds = MIXTURE
+    members = np.asarray([0, 2])
+
+    def log_prob(x, sigma):
+        variance = stds**2 + sigma[:, None] ** 2
+        square = jnp.sum((x[:, None] - means) ** 2, axis=-1)
+        joint = jnp.log(weights) - 0.5 * square / variance - jnp.log(variance)  # in two dimensions
+        return jax.nn.logsumexp(joint[:, members], axis=1) - jax.nn.logsumexp(joint, axis=1)
+
+    with precision(64):
+        x, sigma = 2.0 * jax.random.normal(jax.random.key(0), (9, 2), float), jnp.geomspace(0.05, 20.0, 9)
+        of_class = Mixture(weights[members] / weights[members].sum(), means[members], stds[members])
+        cond, uncond = exact_denoiser(of_class), exact_denoiser(MIXTURE)
+
+        @jax.jit
+        def both(scale):
+            guided = classifier_guidance(uncond, log_prob, scale)(x, sigma)
+            return guided, cfg(cond, uncond, scale)(x, sigma)
+
+        for scale in (1.0, -0.5, 0.0, 3.0):  # at scale 1, cfg is cond itself
+            np.testing.assert_allclose(*both(scale), rtol=1e-9, atol=1e-10)
+
+
+def test_a_classifier_returns_one_number_an_example():
+    with pytest.raises(ValueError, match=r"shape \(5, 3\) for a batch of 5: return \(5,\)"):
+        classifier_guidance(COND, lambda x, sigma: jnp.zeros((5, 3)), 1.0)(X, SIGMA)
+
+
+def test_thresholds():
+    # arXiv:2205.11487, Sec. 2.3
+    with precision(64):
+        x0 = (
+            jax.random.normal(jax.random.key(0), (5, 8, 8, 3), float)
+            * jnp.asarray([0.1, 0.4, 1, 2, 5])[:, None, None, None]
+        )
+        pure = np.asarray(x0)
+        np.testing.assert_array_equal(static_threshold(lambda x, sigma: x, -0.3, 0.5)(x0, 1.0), pure.clip(-0.3, 0.5))
+        for percentile, limit in ((0.995, 1.0), (0.9, 0.5), (1.0, 1.0)):
+            found = dynamic_threshold(lambda x, sigma: x, percentile, limit)(x0, 1.0)
+            for row, image in zip(found, pure):
+                s = max(np.quantile(np.abs(image), percentile), limit)
+                np.testing.assert_allclose(row, image.clip(-s, s) / (s / limit), rtol=1e-12)
+            assert np.abs(found).max() <= limit * (1 + 1e-12)
+
+
+# what else can be swept: (denoiser of it, five values)
+SWEEPS = {
+    "rescale": (lambda v: cfg(COND, UNCOND, 3.0, rescale=v), (0.0, 0.2, 0.4, 0.6, 1.0)),
+    "cfg_pp": (lambda v: cfg_pp(COND, UNCOND, v, samplers.karras(6, 0.01, 10.0)), (0.0, 0.2, 0.5, 0.8, 1.0)),
+    "apg": (lambda v: apg(COND, UNCOND, v, norm_threshold=0.7), (0.0, 1.0, 2.0, 4.0, 8.0)),
+    "apg_eta": (lambda v: apg(COND, UNCOND, 3.0, eta=v), (0.0, 0.2, 0.4, 0.8, 1.0)),
+    "apg_norm": (lambda v: apg(COND, UNCOND, 3.0, norm_threshold=v), (0.2, 0.3, 0.4, 0.5, 0.6)),
+    "static": (lambda v: static_threshold(COND, -v, v), (0.1, 0.2, 0.3, 0.5, 0.7)),
+    "dynamic": (lambda v: dynamic_threshold(COND, v, 0.1), (0.3, 0.5, 0.8, 0.9, 0.95)),
+    "dynamic_limit": (lambda v: dynamic_threshold(COND, 0.9, v), (0.1, 0.2, 0.3, 0.4, 0.5)),
+}
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_what_is_swept_is_traced_and_may_differ_by_example(name):
+    make, values = SWEEPS[name]
+    with precision(64):
+        x, sigma, values = WIDE.astype(float), SIGMA.astype(float), jnp.asarray(values)
+
+        @jax.jit
+        def every(values):
+            slopes = jax.vmap(jax.jacrev(lambda v: make(v)(x, sigma)))(values)
+            return jax.vmap(lambda v: make(v)(x, sigma))(values), make(values)(x, sigma), slopes
+
+        mapped, batched, slopes = every(values)
+        np.testing.assert_allclose(batched, mapped[np.arange(5), np.arange(5)], rtol=1e-12, atol=1e-14)
+        numeric = (every(values + 1e-6)[0] - every(values - 1e-6)[0]) / 2e-6
+        np.testing.assert_allclose(slopes, numeric, rtol=1e-5, atol=1e-7)
+        assert np.abs(slopes).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda v: cfg(COND, UNCOND, v(jnp.nan)), "scale=nan: every sample would be NaN; give a finite scale"),
+        (lambda v: cfg(COND, UNCOND, v([1.0, jnp.inf])), "scale=.*inf.*: every sample"),
+        (
+            lambda v: cfg(COND, UNCOND, 2.0, sigma_lo=v(2.0), sigma_hi=v(0.5)),
+            "sigma_lo=2.0, sigma_hi=0.5: no noise level",
+        ),
+        (lambda v: cfg(COND, UNCOND, 2.0, rescale=v(1.5)), "rescale=1.5: it is a share; give a number in .0, 1."),
+        (lambda v: batched_cfg(COND, X, X, 2.0, rescale=v(-0.1)), "rescale=-0.1: it is a share"),
+        (lambda v: cfg_pp(COND, UNCOND, 0.5, v([1.0, 1.0, 0.0])), "sigmas=.*: the noise levels must decrease"),
+        (lambda v: apg(COND, UNCOND, 2.0, norm_threshold=v(0.0)), "norm_threshold=0.0: .*give a positive norm"),
+        (lambda v: apg(COND, UNCOND, 2.0, eta=v(jnp.nan)), "eta=nan: every sample would be NaN"),
+        (lambda v: classifier_guidance(COND, COND, v(jnp.nan)), "scale=nan: every sample"),
+        (lambda v: static_threshold(COND, v(1.0), v(-1.0)), "lo=1.0, hi=-1.0: the range is empty; give lo below hi"),
+        (lambda v: dynamic_threshold(COND, v(99.5)), "percentile=99.5: it is a fraction; give one in"),
+        (lambda v: dynamic_threshold(COND, 0.9, v(-1.0)), "limit=-1.0: a magnitude is positive"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make(lambda value: value if isinstance(value, float) else jnp.asarray(value))
+    with pytest.raises(ValueError, match=message):  # known inside a jit
+        jax.jit(lambda: make(lambda value: value if isinstance(value, float) else np.asarray(value)) and 0.0)()
+    jax.jit(lambda one: make(lambda value: one * jnp.asarray(value)) and one)(1.0)  # traced: nobody can know
