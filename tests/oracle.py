@@ -1,9 +1,9 @@
 """Exact answers for data whose distribution is known, and the lists over which every property is tested.
 
-Data is a mixture of isotropic Gaussians (one component is a Gaussian). Its posterior means E[x0 | x_t] and
-E[eps | x_t] have closed forms, so the perfect network of every parameterization can be written down without the
-library's own algebra. A new process, prediction, sampler, guidance, weight or time sampler gets all of its tests by one
-more line in its list.
+Data is a mixture of isotropic Gaussians (one component is a Gaussian), of `diffax.conformance`. Its posterior means
+E[x0 | x_t] and E[eps | x_t] have closed forms, so the perfect network of every parameterization can be written down
+without the library's own algebra. A new process, prediction, sampler, guidance, weight or time sampler gets all of its
+tests by one more line in its list.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ import reference
 from reference import posterior_mean  # noqa: F401
 
 from diffax import guidance, losses, prediction, samplers
+from diffax.conformance import Mixture, exact_denoiser, gaussian, posterior  # noqa: F401
 from diffax.process import (
     DDPM,
     EDM,
@@ -221,56 +222,11 @@ def _normal_cdf(z):
     return np.asarray([0.5 * math.erfc(-value / math.sqrt(2)) for value in z])
 
 
-class Mixture(NamedTuple):
-    """Data: component k has weight weights[k], mean means[k] and standard deviation stds[k] in every dimension."""
-
-    weights: np.ndarray  # [k]
-    means: np.ndarray  # [k, d]
-    stds: np.ndarray  # [k]
-
-    def draw(self, n, seed=0):
-        """n examples [n, d] in float64, on the host."""
-        rng = np.random.default_rng(seed)
-        k = rng.choice(len(self.weights), size=n, p=self.weights)
-        return self.means[k] + self.stds[k, None] * rng.standard_normal((n, self.means.shape[1]))
-
-
-def gaussian(mean=0.0, std=0.5, dim=1):
-    """The Gaussian N(mean, std²) in `dim` independent dimensions."""
-    return Mixture(np.ones(1), np.full((1, dim), float(mean)), np.full(1, float(std)))
-
-
 MIXTURE = Mixture(
     weights=np.array([0.5, 0.3, 0.2]),
     means=np.array([[0.8, -0.3], [-0.6, 0.5], [0.1, 0.9]]),
     stds=np.array([0.25, 0.1, 0.4]),
 )
-
-
-def posterior(data, x_t, alpha, sigma):
-    """(E[x0 | x_t], E[eps | x_t]) for x_t [n, *data], alpha and sigma [n]: each by its own formula, no division."""
-    weights, means, stds = (jnp.asarray(value, x_t.dtype) for value in data)
-    flat = x_t.reshape(x_t.shape[0], -1)
-    alpha, sigma = alpha[:, None], sigma[:, None]
-    total = (alpha * stds) ** 2 + sigma**2  # [n, k]
-    apart = flat[:, None, :] - alpha[..., None] * means
-    p = jnp.ones((1, 1, 1), x_t.dtype)
-    if len(weights) > 1:  # a Gaussian is spared the compilation of what is 1
-        log_p = jnp.log(weights) - 0.5 * jnp.sum(apart**2, -1) / total - 0.5 * flat.shape[1] * jnp.log(total)
-        p = jax.nn.softmax(log_p, axis=-1)[..., None]
-    x0 = jnp.sum(p * (means + (alpha * stds**2 / total)[..., None] * apart), axis=1)
-    eps = jnp.sum(p * (sigma / total)[..., None] * apart, axis=1)
-    return x0.reshape(x_t.shape), eps.reshape(x_t.shape)
-
-
-def exact_denoiser(data):
-    """The denoiser of `data` in (x, sigma): what every trained network stands for. Knows of no process."""
-
-    def denoise(x, sigma):
-        sigma = jnp.broadcast_to(jnp.asarray(sigma, x.dtype), x.shape[:1])
-        return posterior(data, x, jnp.ones_like(sigma), sigma)[0]
-
-    return denoise
 
 
 def told_t(process, t):

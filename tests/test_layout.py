@@ -21,6 +21,7 @@ LAYERS = [
     "samplers",
     "guidance",
     "likelihood",
+    "conformance",
     "models",
     "train",
     "compile",
@@ -60,6 +61,7 @@ AT_IMPORT = {
     "guidance": {"jax"},
     "process": ARRAYS,  # the float64 tables
     "likelihood": {"jax", "diffrax"},
+    "conformance": ARRAYS,  # not imported by `import diffax`
     "models": ARRAYS | {"flax"},
     "train": ARRAYS | {"optax"},
     "parallel": ARRAYS | {"optax"},
