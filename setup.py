@@ -21,6 +21,7 @@ setup(
     install_requires=[
         "absl-py>=2.1",
         "array_record>=0.8",
+        "diffrax>=0.7.2",
         "flax>=0.12.8",
         "grain>=0.2.18",
         "importlib_resources>=6.0",  # tensorflow-datasets imports it without saying so

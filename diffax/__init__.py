@@ -1,6 +1,6 @@
 """diffax: diffusion models from one small vocabulary of pure functions."""
 
-from diffax import guidance, losses, prediction, process, samplers
+from diffax import guidance, likelihood, losses, prediction, process, samplers
 from diffax.guidance import (
     apg,
     batched_cfg,
@@ -33,6 +33,8 @@ from diffax.process import (
 )
 from diffax.samplers import (
     Trajectory,
+    adaptive_ode,
+    adaptive_ode_stats,
     ancestral,
     at_times,
     ays_sd,
@@ -85,6 +87,8 @@ __all__ = [
     "Shifted",
     "SubVP",
     "Trajectory",
+    "adaptive_ode",
+    "adaptive_ode_stats",
     "add_noise",
     "ancestral",
     "apg",
@@ -119,6 +123,7 @@ __all__ = [
     "init_noise",
     "karras",
     "leading",
+    "likelihood",
     "linear_betas",
     "linspace",
     "lms",

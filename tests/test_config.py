@@ -159,7 +159,7 @@ def test_a_new_name_starts_from_the_defaults_of_its_function():
         ("ema.decays", "0.9,1.5", "ema.decays: 1.5 is not allowed, expected a number from 0 to 1"),
         ("sample.seed", "2147483648", "sample.seed: 2147483648 is not allowed, expected less than 2147483648"),
         ("sample.guidance.sigma_lo", "-inf", "sample.guidance.sigma_lo: -inf is not allowed, expected a finite"),
-        ("sample.sampler.name", "huen", "sample.sampler.name: 'huen' is unknown (did you mean 'heun'?); one of anc"),
+        ("sample.sampler.name", "huen", "sample.sampler.name: 'huen' is unknown (did you mean 'heun'?); one of ada"),
         ("process.name", "vp", "process.name: 'vp' is unknown (did you mean 'VP'?); one of Cosine, DDPM, EDM, FlowMat"),
         ("loss.weight.name", "snr", "loss.weight.name: 'snr' is unknown (did you mean 'min_snr'?); one of edm, elbo"),
         ("train.parallel", "mish", "train.parallel: 'mish' is unknown (did you mean 'mesh'?); one of fsdp, mesh, pm"),

@@ -1,18 +1,20 @@
 """Samplers in (x, sigma), and grids of sigmas.
 
 A sampler takes x of noise level sigmas[0] to the data: `sampler(denoise, x, sigmas, keys, ...) -> x0`. It knows a
-denoiser E[x0 | x] and nothing of processes or parameterizations. The loop is one `lax.scan`, so the time to compile
-does not depend on the number of steps, and every number that one might sweep is traced: a new eta, churn or grid of
-the same length runs the same executable.
+denoiser E[x0 | x] and nothing of processes or parameterizations. The loop is one `lax.scan`, or
+diffrax's, which is imported when `adaptive_ode` is called. So the time to compile does not depend on the number of
+steps, and every number that one might sweep is traced: a new eta, churn, tolerance or grid of the same length runs the
+same executable.
 
 Args of every sampler:
-    denoise: (x, sigma) -> x0, for x [batch, *data] and a scalar sigma.
+    denoise: (x, sigma) -> x0, for x [batch, *data] and a scalar sigma ([batch] in `adaptive_ode`).
     x: [batch, *data], of noise level sigmas[0]: see `init_noise`.
     sigmas: [n + 1], decreasing, n ≥ 1; the last is 0, or a positive level to stop at.
     keys: one PRNG key an example, [batch]. Sample i depends on key i only. Unused where no noise is drawn.
     trajectory: also return the path, (x0, Trajectory).
 """
 
+from diffax.samplers.adaptive import adaptive_ode, adaptive_ode_stats
 from diffax.samplers.dpm_sde import dpmpp_2m_sde, dpmpp_3m_sde, dpmpp_sde
 from diffax.samplers.grids import (
     Sigmas,
@@ -43,6 +45,8 @@ __all__ = [
     "Samples",
     "Sigmas",
     "Trajectory",
+    "adaptive_ode",
+    "adaptive_ode_stats",
     "ancestral",
     "at_times",
     "ays_sd",

@@ -35,12 +35,17 @@ def integrate(step: Callable, start, sigmas, trajectory, position=lambda carry: 
 
 def step_noise(keys, i, like):
     """Noise of step i, example by example."""
+    check_keys(keys, like)
+    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), like.shape[1:], like.dtype))(keys)
+
+
+def check_keys(keys, like):
+    """Refuses keys that are not one an example of `like` [batch, *data]."""
     if jnp.shape(keys)[:1] != like.shape[:1]:
         n = len(like)
         raise ValueError(
             f"keys of shape {jnp.shape(keys)} for a batch of {n}: one key an example, jax.random.split(key, {n})"
         )
-    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), like.shape[1:], like.dtype))(keys)
 
 
 def init_noise(keys: Array, shape: tuple[int, ...], sigma: float | Array) -> Array:

@@ -1,0 +1,191 @@
+"""The variational bound on -log p(x0) and its three terms, in discrete and in continuous time."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffax.prediction import Denoiser
+from diffax.samplers.path import check_keys, step_noise
+
+Decoder = Callable[[Array, Array, Array], Array]  # (x0, its estimate from the least noisy level, std) -> log p [batch]
+
+
+class Bound(NamedTuple):
+    """The terms of the bound on -log p(x0), each [batch] in nats; `total` is their sum."""
+
+    prior: Array
+    diffusion: Array
+    reconstruction: Array
+    total: Array
+
+
+def gaussian(x0: Array, estimate: Array, std: Array) -> Array:
+    """The decoder of continuous data: log N(x0; estimate, std²)."""
+    square = jnp.sum(((x0 - estimate) / std) ** 2, axis=tuple(range(1, x0.ndim)))
+    return -0.5 * square - math.prod(x0.shape[1:]) * (0.5 * math.log(2.0 * math.pi) + jnp.log(std))
+
+
+def discretized(levels: int = 256) -> Decoder:
+    """The decoder of integers scaled to x0 = 2·raw/(levels - 1) - 1: the mass of each cell, arXiv:2006.11239, Eq. 13.
+
+    The cells of the least and of the largest integer reach to infinity.
+
+    Raises:
+        ValueError: fewer than two levels.
+    """
+    if not levels >= 2:
+        raise ValueError(f"levels of {levels} is not allowed, expected at least 2")
+    half = 1.0 / (levels - 1)
+
+    def log_mass(x0, estimate, std):
+        above = jnp.where(x0 > 1.0 - half, jnp.inf, (x0 + half - estimate) / std)
+        below = jnp.where(x0 < half - 1.0, -jnp.inf, (x0 - half - estimate) / std)
+        return jnp.sum(_log_normal_mass(below, above), axis=tuple(range(1, x0.ndim)))
+
+    return log_mass
+
+
+def vlb(
+    denoise: Denoiser,
+    process,
+    x0: Array,
+    keys: Array,
+    *,
+    steps: int | None = None,
+    draws: int | None = None,
+    variance: float = 1.0,
+    decoder: Decoder = gaussian,
+    prior_std: float = 1.0,
+) -> Bound:
+    """The bound of a chain of T levels, arXiv:2006.11239, Eq. 5: L_T, the sum of L_1 … L_{T-1}, and L_0.
+
+    The reverse steps have the mean of the posterior with x0 put at the estimate (Eq. 7), and a fixed variance; with
+    the small one the sum is ½·Σ(snr(s) - snr(t))·‖x0 - D‖² over neighbors s < t, arXiv:2107.00630, Eq. 13-14.
+
+    Args:
+        x0: clean data [batch, *data].
+        keys: one PRNG key an example, [batch]; one draw of noise for each level.
+        steps: T, evenly spaced over the process's times; None takes a DDPM's own.
+        draws: how many of the T - 1 steps to draw, in even strata, each with its share of the sum; None takes all.
+        variance: as of `samplers.ancestral`: 1 is the large one, beta, the nearer to the optimum for data spread over
+            much more than a step's noise; 0 is the small one, the posterior's.
+        decoder: `gaussian` for continuous data, `discretized(levels)` for integers. Its std is sigma(t_min), for a DDPM
+            √beta_1.
+        prior_std: standard deviation of the prior on x_t at t_max; sigma_max for VE and EDM.
+
+    Raises:
+        ValueError: numbers or keys that cannot be meant.
+    """
+    count = getattr(process, "steps", None) if steps is None else steps
+    if count is None or count < 2:
+        raise ValueError(f"steps={steps} for {type(process).__name__}: give the number of levels, at least 2")
+    _check_draws(draws)
+    noise_keys, level_keys = _split(keys, x0)
+    logsnr = process.logsnr(_times(process, count, x0.dtype))
+    n = count - 1 if draws is None else draws
+
+    def term(k):
+        i = jnp.full(len(x0), k + 1) if draws is None else 1 + _step(_share(level_keys, k, n, x0.dtype), count - 1)
+        # log of the reverse step's variance over the posterior's, (1 + snr(s))/(1 + snr(t)) at most
+        wider = variance * (jax.nn.softplus(logsnr[i - 1]) - jax.nn.softplus(logsnr[i]))
+        drop = jnp.exp(logsnr[i]) * jnp.expm1(logsnr[i - 1] - logsnr[i])
+        mismatch = drop * _squared_error(denoise, x0, logsnr[i], noise_keys, k + 1)
+        # of two Gaussians of variances v and v·exp(wider)
+        return 0.5 * (math.prod(x0.shape[1:]) * (wider + jnp.expm1(-wider)) + jnp.exp(-wider) * mismatch)
+
+    diffusion = _sum(term, n, x0) * ((count - 1) / n)
+    return _bound(denoise, process, x0, noise_keys, diffusion, decoder, prior_std)
+
+
+def vlb_continuous(
+    denoise: Denoiser,
+    process,
+    x0: Array,
+    keys: Array,
+    *,
+    draws: int = 128,
+    decoder: Decoder = gaussian,
+    prior_std: float = 1.0,
+) -> Bound:
+    """The bound in the limit of infinitely many steps between t_min and t_max, arXiv:2107.00630, Eq. 17-18.
+
+    ½·∫‖x0 - D‖² d snr = ½·∫snr·‖x0 - D‖² d logsnr: of the process only the two ends count. An unbiased estimate from
+    `draws` levels, one in each of as many equal parts of logsnr.
+
+    Args:
+        draws: how many levels; the other arguments are those of `vlb`.
+    """
+    _check_draws(draws)
+    noise_keys, level_keys = _split(keys, x0)
+    first, last = process.logsnr(_times(process, 2, x0.dtype))
+
+    def term(k):
+        logsnr = first + (last - first) * _share(level_keys, k, draws, x0.dtype)
+        return 0.5 * jnp.exp(logsnr) * _squared_error(denoise, x0, logsnr, noise_keys, k + 1)
+
+    diffusion = _sum(term, draws, x0) * ((first - last) / draws)
+    return _bound(denoise, process, x0, noise_keys, diffusion, decoder, prior_std)
+
+
+def _bound(denoise, process, x0, keys, diffusion, decoder, prior_std):
+    """The terms at the two ends, and all three together."""
+    data = tuple(range(1, x0.ndim))
+    first, last = _times(process, 2, x0.dtype)
+    # KL of N(alpha·x0, sigma²) from N(0, prior_std²), whose part without x0 is nearly 0: no logarithm of nearly 1
+    excess = (process.sigma(last) / prior_std) ** 2 - 1.0
+    prior = 0.5 * jnp.sum((process.alpha(last) / prior_std * x0) ** 2 + (excess - jnp.log1p(excess)), axis=data)
+    level = process.nsr(first)
+    estimate = denoise(x0 + level * step_noise(keys, 0, x0), level)
+    reconstruction = -decoder(x0, estimate, process.sigma(first))
+    return Bound(prior, diffusion, reconstruction, prior + diffusion + reconstruction)
+
+
+def _squared_error(denoise, x0, logsnr, keys, i):
+    """‖x0 - D(x0 + sigma·eps, sigma)‖² [batch] at levels [batch], with the noise of step i."""
+    sigma = jnp.exp(-0.5 * logsnr)
+    x = x0 + sigma.reshape((-1,) + (1,) * (x0.ndim - 1)) * step_noise(keys, i, x0)
+    return jnp.sum((x0 - denoise(x, sigma)) ** 2, axis=tuple(range(1, x0.ndim)))
+
+
+def _sum(term, n, like):
+    """Σ term(k) [batch] over k = 0 … n - 1."""
+    return jax.lax.scan(lambda total, k: (total + term(k), None), jnp.zeros(len(like), like.dtype), jnp.arange(n))[0]
+
+
+def _times(process, n, dtype):
+    """n times from t_min to t_max; whole numbers for all T of a DDPM."""
+    gap = (process.t_max - process.t_min) / (n - 1)
+    return jnp.asarray(process.t_min + gap * jnp.arange(n, dtype=dtype), dtype)
+
+
+def _share(keys, k, n, dtype):
+    """[batch] uniform on the k-th of the n equal parts of [0, 1]."""
+    u = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, k), dtype=dtype))(keys)
+    return (u + k.astype(dtype)) / n
+
+
+def _step(share, count):
+    return jnp.minimum((share * count).astype(jnp.int32), count - 1)  # a share of 1 is a matter of rounding
+
+
+def _split(keys, x0):
+    check_keys(keys, x0)
+    pairs = jax.vmap(jax.random.split)(keys)
+    return pairs[:, 0], pairs[:, 1]
+
+
+def _check_draws(draws):
+    if draws is not None and (not hasattr(draws, "__index__") or draws < 1):
+        raise ValueError(f"draws of {draws} is not allowed, expected a whole number, at least 1")
+
+
+def _log_normal_mass(below, above):
+    """log(Phi(above) - Phi(below)), from the tail where the two are small."""
+    flip = below + above > 0
+    low, high = jnp.where(flip, -above, below), jnp.where(flip, -below, above)
+    log_low, log_high = jax.scipy.special.log_ndtr(low), jax.scipy.special.log_ndtr(high)
+    return log_high + jnp.log(-jnp.expm1(log_low - log_high))
