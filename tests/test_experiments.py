@@ -48,7 +48,7 @@ def test_the_full_config_is_complete_and_refuses_other_modes(file):
 
 
 # the others of CIFAR-10 differ in numbers only, and test_quick_mode_learns runs them
-SHORT = [file for file in FILES if file.stem in ("digits", "toy_mixture", "cifar10_edm")]
+SHORT = [file for file in FILES if file.stem in ("digits", "digits_score_sde", "toy_mixture", "cifar10_edm")]
 
 
 @pytest.mark.parametrize("file", SHORT, ids=[file.stem for file in SHORT])
@@ -60,6 +60,8 @@ def test_quick_mode_goes_through(file, tmp_path, programs):  # noqa: F811
         smaller += " network.head_dim=4"
     if quick["data"]["name"] == "fake":  # the Fréchet distance is of the third order in the number of pixels
         smaller += " data.shape=(8,8,3) data.n=64"
+    if quick["eval"]["likelihood"]["examples"]:
+        smaller += " eval.likelihood.examples=2 eval.likelihood.tolerance=1.0"
     outcome = launch(f"--config={file}:quick", f"--workdir={folder}", *options(f"{FEWER} {smaller}"))
     assert outcome.code == 0, outcome.err
     assert [dict(row)["step"] for row in rows(folder)] == [1, 2]

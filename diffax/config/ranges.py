@@ -9,11 +9,11 @@ from diffax import build
 _INFINITE = ("sigma_hi", "s_max", "clip")
 _SIGNED = ("mean", "bias", "labels")
 _AT_LEAST_1 = (
-    *"n steps order batch_size accumulate log_every keep max_nonfinite tokens max_steps".split(),
+    *"n steps order probes batch_size accumulate log_every keep max_nonfinite tokens max_steps".split(),
     *"channels features multipliers blocks groups".split(),
 )
 _POSITIVE = tuple(
-    "learning_rate clip lo hi rho sigma_data sigma_min sigma_max beta_max std gamma shift rtol atol".split()
+    "learning_rate clip lo hi rho sigma_data tolerance sigma_min sigma_max beta_max std gamma shift rtol atol".split()
 )
 _SHARE = ("drop", "dropout", "eta", "variance", "decays")  # in [0, 1]
 

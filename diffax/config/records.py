@@ -72,6 +72,17 @@ class Guidance(NamedTuple):
     sigma_hi: float = math.inf
 
 
+class Likelihood(NamedTuple):
+    """Bits a dimension of so many `examples` of the data set's `split`, 0 for none; by how many `probes` each, and to
+    what `tolerance` (of a step of the solver, in nats)."""
+
+    examples: int = 0
+    split: str = "test"
+    batch_size: int = 100
+    probes: int = 1
+    tolerance: float = 1e-3
+
+
 class Evaluation(NamedTuple):
     """What is measured of `n` samples, and whether training ends with it."""
 
@@ -91,6 +102,7 @@ RECORDS = {
     "sample": Sample,
     "sample.guidance": Guidance,
     "eval": Evaluation,
+    "eval.likelihood": Likelihood,
 }
 
 # section -> the kind of function that its `name` is looked up among, by `diffax.build`

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from diffax import build, parallel
-from diffax.loop import sampling
+from diffax.loop import likelihoods, sampling
 
 
 def experiment(config: Mapping) -> build.Experiment:
@@ -27,6 +27,8 @@ def experiment(config: Mapping) -> build.Experiment:
     built = build.experiment(config)
     _check_data(built)
     _check_classes(built)
+    if config["eval"]["likelihood"]["examples"]:
+        likelihoods.held_out(built)
     _check_times(built)
     _check_sampler(built)
     return built

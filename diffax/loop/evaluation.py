@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from diffax import build, report
-from diffax.loop import sampling, workdir
+from diffax.loop import likelihoods, sampling, workdir
 from diffax.train import TrainState
 
 
@@ -45,6 +45,8 @@ def evaluate(experiment: build.Experiment, state: TrainState, folder: Path, draw
     scores = {}
     for name in options["metrics"]:
         scores |= build.find("metric", name, "eval.metrics")(reference, generated, options["seed"])
+    if options["likelihood"]["examples"]:
+        scores |= likelihoods.scores(experiment, sampling.chosen_params(state, config))
     result = card(
         step=step,
         scores=scores,
@@ -62,6 +64,7 @@ def evaluate(experiment: build.Experiment, state: TrainState, folder: Path, draw
         },
         seed=options["seed"],
         labels=config["sample"]["labels"],
+        **({"likelihood": options["likelihood"]} if options["likelihood"]["examples"] else {}),
     )
     print("  ".join(f"{name} {value:.4f}" for name, value in scores.items()), f"({options['n']} samples)", flush=True)
     file = workdir.unused(path(folder, step), lambda file: _asked(file) == _question(result))
