@@ -1,6 +1,6 @@
 """diffax: diffusion models from one small vocabulary of pure functions."""
 
-from diffax import guidance, losses, prediction, process, samplers
+from diffax import guidance, inverse, losses, prediction, process, samplers
 from diffax.guidance import (
     apg,
     batched_cfg,
@@ -117,6 +117,7 @@ __all__ = [
     "guidance",
     "heun",
     "init_noise",
+    "inverse",
     "karras",
     "leading",
     "linear_betas",

@@ -21,13 +21,20 @@ def namespace():
     return names
 
 
-def test_there_are_four_examples():
-    assert len(re.findall(r"```python\n", TEXT)) == 4
+def test_there_are_five_examples():
+    assert len(re.findall(r"```python\n", TEXT)) == 5
 
 
 def test_exact_denoiser_gives_the_data_spread(namespace):
     # the last example starts from data N(0, 1/4) too, by another sampler and another process
     assert abs(float(jnp.std(namespace["x0"])) - 0.5) < 0.02
+
+
+def test_inverse_example_is_the_posterior_and_comes_back(namespace):
+    total = namespace["observe"](namespace["drawn"])
+    # a posterior of variance 1/(1/0.5 + 1/0.01)
+    assert abs(float(jnp.mean(total)) - 0.8 * 0.5 / 0.51) < 4.5 * (0.005 / 0.51 / 4096) ** 0.5
+    assert float(jnp.abs(namespace["back"] - namespace["drawn"]).max()) < 1e-5
 
 
 def test_own_process_is_complete(namespace):
@@ -45,7 +52,7 @@ def test_training_example_lowers_the_loss(namespace):
 def test_table_names_exist():
     table = TEXT.split("## From paper to functions")[1].split("## Experiments")[0]
     for name in re.findall(r"`(\w+)", table):
-        known = any(hasattr(module, name) for module in (dx, dx.prediction, dx.losses, dx.samplers))
+        known = any(hasattr(module, name) for module in (dx, dx.prediction, dx.losses, dx.samplers, dx.inverse))
         assert known, f"README's table names {name}, which does not exist"
 
 
