@@ -1,6 +1,6 @@
 """diffax: diffusion models from one small vocabulary of pure functions."""
 
-from diffax import guidance, likelihood, losses, prediction, process, samplers
+from diffax import guidance, inverse, likelihood, losses, prediction, process, samplers
 from diffax.guidance import (
     apg,
     batched_cfg,
@@ -121,6 +121,7 @@ __all__ = [
     "guidance",
     "heun",
     "init_noise",
+    "inverse",
     "karras",
     "leading",
     "likelihood",

@@ -20,6 +20,7 @@ LAYERS = [
     "losses",
     "samplers",
     "guidance",
+    "inverse",
     "likelihood",
     "conformance",
     "models",
@@ -36,14 +37,15 @@ LAYERS = [
     "loop",
     "main",
 ]
-MATHS = {"process", "prediction", "losses", "samplers", "guidance", "likelihood"}
+MATHS = {"process", "prediction", "losses", "samplers", "guidance", "inverse", "likelihood"}
 # What a layer must not know although the order would allow it.
 APART = {
     "samplers": {"process", "losses"},
     "guidance": {"process", "losses"},
+    "inverse": {"process", "losses"},
     "likelihood": {"process", "losses"},
     "models": MATHS,
-    "train": {"samplers", "guidance", "likelihood", "models"},
+    "train": {"samplers", "guidance", "inverse", "likelihood", "models"},
     "compile": MATHS | {"models", "train"},
     "parallel": MATHS | {"models"},
     "data": MATHS | {"models", "train"},
@@ -59,6 +61,7 @@ AT_IMPORT = {
     "losses": {"jax"},
     "samplers": {"jax"},
     "guidance": {"jax"},
+    "inverse": ARRAYS,  # the static schedule of repaint
     "process": ARRAYS,  # the float64 tables
     "likelihood": {"jax"},
     "conformance": ARRAYS,  # not imported by `import diffax`

@@ -21,8 +21,8 @@ def namespace():
     return names
 
 
-def test_there_are_six_examples():
-    assert len(re.findall(r"```python\n", TEXT)) == 6
+def test_there_are_seven_examples():
+    assert len(re.findall(r"```python\n", TEXT)) == 7
 
 
 def test_exact_denoiser_gives_the_data_spread(namespace):
@@ -40,6 +40,13 @@ def test_likelihoods_are_those_of_the_data(namespace):
     assert abs(float(jnp.mean(bound.total + exact)) / 2 - 0.0011) < 4 * float(jnp.std(bound.total)) / 512**0.5 / 2
 
 
+def test_inverse_example_is_the_posterior_and_comes_back(namespace):
+    total = namespace["observe"](namespace["drawn"])
+    # a posterior of variance 1/(1/0.5 + 1/0.01)
+    assert abs(float(jnp.mean(total)) - 0.8 * 0.5 / 0.51) < 4.5 * (0.005 / 0.51 / 4096) ** 0.5
+    assert float(jnp.abs(namespace["back"] - namespace["drawn"]).max()) < 1e-5
+
+
 def test_own_process_is_complete(namespace):
     process = namespace["Straight"]()
     t = jnp.linspace(0.05, 0.95, 7)
@@ -55,7 +62,7 @@ def test_training_example_lowers_the_loss(namespace):
 def test_table_names_exist():
     table = TEXT.split("## From paper to functions")[1].split("## Experiments")[0]
     for name in re.findall(r"`(\w+)", table):
-        known = any(hasattr(module, name) for module in (dx, dx.prediction, dx.losses, dx.samplers))
+        known = any(hasattr(module, name) for module in (dx, dx.prediction, dx.losses, dx.samplers, dx.inverse))
         assert known, f"README's table names {name}, which does not exist"
 
 
