@@ -30,7 +30,7 @@ def my_sampler(denoise, x, sigmas, keys, *, shrink=1.0, noise=0.0, level=0, last
 
 @pytest.mark.parametrize(
     "sampler",
-    [partial(my_sampler, noise=1.0), samplers.unipc],
+    [partial(my_sampler, noise=1.0), pytest.param(samplers.unipc, marks=pytest.mark.slow)],
     ids=["ancestral", "unipc"],
 )
 def test_a_right_sampler_holds(sampler):
@@ -49,7 +49,7 @@ BUGS = {
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_planted_bug_is_caught(bug, capsys):
     options, what = BUGS[bug]
-    report = conformance.check(partial(my_sampler, **options))
+    report = conformance.check(partial(my_sampler, **options), draws=5000)
     assert what in report.broken, str(report)
     printed = capsys.readouterr().out
     assert "NOT  " in printed and f"{len(report.broken)} of {len(report.checks)} did not hold" in printed

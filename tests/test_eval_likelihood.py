@@ -61,6 +61,7 @@ def test_uniform_data_have_the_bits_of_their_integers(uniform, programs):  # noq
     assert "bits per dim" in (folder / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_bound_is_at_least_the_entropy(uniform, programs):  # noqa: F811
     args, folder = uniform
     options = ("pipeline.dequantize=False", "eval.likelihood.examples=50", "eval.likelihood.tolerance=1.0")

@@ -262,6 +262,7 @@ def test_repaint_is_its_algorithm(resamples, jump):
         np.testing.assert_array_equal(found[:, 0], known[:, 0])
 
 
+@pytest.mark.slow
 def test_resampling_brings_both_parts_together():
     # N(0, [[1, 0.9], [0.9, 1]]) given its first number, 1: the second is N(0.9, 0.19)
     cov, n = np.array([[1.0, 0.9], [0.9, 1.0]]), 2000

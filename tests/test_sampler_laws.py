@@ -107,7 +107,7 @@ def drawn(n):
 
 
 @pytest.mark.parametrize("name", DRAWN)
-@pytest.mark.parametrize("n", [10, 20, *(pytest.param(n, marks=pytest.mark.slow) for n in (50, 100))])
+@pytest.mark.parametrize("n", [10, *(pytest.param(n, marks=pytest.mark.slow) for n in (20, 50, 100))])
 def test_the_law_of_what_is_drawn(n, name):
     sigmas, found = drawn(n)
     mean, variance = reference.law(
@@ -119,7 +119,7 @@ def test_the_law_of_what_is_drawn(n, name):
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-@pytest.mark.parametrize("process_name", PROCESSES)
+@pytest.mark.parametrize("process_name", ["vp", "edm", "flow", "ddpm_zero_snr"])  # the others' levels lie between
 def test_the_law_tends_to_that_of_the_data(process_name, name):
     # the error is of first order at worst: what is left of it when that part is taken out
     case, found = SAMPLERS[name], []

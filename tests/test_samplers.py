@@ -186,7 +186,10 @@ def test_sweeping_does_not_recompile(name):
     assert len(traced) == 1
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+QUICK = ("ddim_half", "ancestral_small", "heun_churn", "dpmpp_2m", "dpmpp_sde", "restart", "unipc")
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in SAMPLERS])
 def test_vmap_and_gradients(name):
     # over everything that is traced, at once, the last level, 0, included
     run, options = swept(name)
