@@ -132,10 +132,10 @@ def _sampling(name, draws=0, converges=None, like=None, **options):
     return Sampling(partial(run, **options), draws, partial(same, **reference_options), converges)
 
 
-_CHURN = dict(churn=20.0, s_min=0.05, s_max=20.0, s_noise=1.003)
+_CHURN = dict(s_min=0.05, s_max=20.0, s_noise=1.003)  # churn both at its cap, where gamma·(2 + gamma) is 1, and below
 SAMPLERS = {
     "euler": _sampling("euler", converges=1),
-    "euler_churn": _sampling("euler", draws=1, **_CHURN),
+    "euler_churn": _sampling("euler", draws=1, churn=3.0, **_CHURN),
     "ddim": _sampling("ddim", converges=1),
     "ddim_half": _sampling("ddim", draws=1, eta=0.5),
     "ddim_full": _sampling("ddim", draws=1, eta=1.0),
@@ -145,10 +145,10 @@ SAMPLERS = {
     "euler_maruyama": _sampling("euler_maruyama", draws=1, like=("predictor_corrector", dict(corrections=0))),
     "predictor_corrector": _sampling("predictor_corrector", draws=2),
     "heun": _sampling("heun", converges=2),
-    "heun_churn": _sampling("heun", draws=1, **_CHURN),
+    "heun_churn": _sampling("heun", draws=1, churn=20.0, **_CHURN),
     "restart": _sampling("restart", draws=1, times=2),
     "dpm2": _sampling("dpm2", converges=2),
-    "dpm2_churn": _sampling("dpm2", draws=1, **_CHURN),
+    "dpm2_churn": _sampling("dpm2", draws=1, churn=3.0, **_CHURN),
     "dpmpp_2s": _sampling("dpmpp_2s", converges=2),
     "dpmpp_2m": _sampling("dpmpp_2m", converges=2, like=("dpmpp_2m_sde", dict(eta=0.0))),
     "dpmpp_3m": _sampling("dpmpp_3m", converges=3, like=("dpmpp_3m_sde", dict(eta=0.0))),
