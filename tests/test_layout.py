@@ -16,6 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # DESIGN's order: a layer imports only itself and layers above it in this list.
 LAYERS = [
     "process",
+    "chain",
     "prediction",
     "losses",
     "samplers",
@@ -36,7 +37,7 @@ LAYERS = [
     "loop",
     "main",
 ]
-MATHS = {"process", "prediction", "losses", "samplers", "guidance", "likelihood"}
+MATHS = {"process", "chain", "prediction", "losses", "samplers", "guidance", "likelihood"}
 # What a layer must not know although the order would allow it.
 APART = {
     "samplers": {"process", "losses"},
@@ -55,6 +56,7 @@ APART = {
 # The packages that may be imported when a layer is; all others only inside the function that needs them.
 ARRAYS = {"jax", "numpy"}
 AT_IMPORT = {
+    "chain": {"jax"},
     "prediction": {"jax"},
     "losses": {"jax"},
     "samplers": {"jax"},
