@@ -45,7 +45,7 @@ def discretized(levels: int = 256) -> Decoder:
 
 
 def categorical(levels: int = 256) -> Decoder:
-    """The decoder of the same integers by N(level; estimate, std²), normalized over the levels; arXiv:2107.00630, App. E.
+    """The decoder of the same integers by N(level; estimate, std²), normalized over the levels, as in arXiv:2107.00630.
 
     It holds `levels` numbers for each of x0's.
 

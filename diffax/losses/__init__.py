@@ -1,26 +1,36 @@
 """Training losses: each takes a batch and one key an example, and returns a loss an example, [batch]."""
 
 from diffax.losses.denoising import denoising_loss
+from diffax.losses.history import LossHistory, draw_times, loss_history, observe, time_probabilities
+from diffax.losses.hybrid import hybrid_loss, vlb_loss
 from diffax.losses.times import TimeSampler, discrete, logit_normal, lognormal, stratified, uniform
-from diffax.losses.weights import Weight, edm, elbo, eps, min_snr, p2, sigmoid, soft_min_snr, unit, v, x0
+from diffax.losses.weights import Weight, edm, elbo, eps, min_snr, p2, sigmoid, soft_min_snr, uncertainty, unit, v, x0
 
 __all__ = [
+    "LossHistory",
     "TimeSampler",
     "Weight",
     "denoising_loss",
     "discrete",
+    "draw_times",
     "edm",
     "elbo",
     "eps",
+    "hybrid_loss",
     "logit_normal",
     "lognormal",
+    "loss_history",
     "min_snr",
+    "observe",
     "p2",
     "sigmoid",
     "soft_min_snr",
     "stratified",
+    "time_probabilities",
+    "uncertainty",
     "uniform",
     "unit",
     "v",
+    "vlb_loss",
     "x0",
 ]

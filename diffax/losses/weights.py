@@ -25,8 +25,8 @@ def unit() -> Weight:
 def eps() -> Weight:
     """The squared error of eps, whatever is predicted: L_simple of arXiv:2006.11239, Eq. 14.
 
-    It is denoising score matching with lambda(sigma) = sigma² too, twice the loss of arXiv:1907.05600, Eq. 5-6: the score
-    of x is -E[eps]/sigma, so sigma² times the squared error of the score is that of eps.
+    It is denoising score matching with lambda(sigma) = sigma² too, twice the loss of arXiv:1907.05600, Eq. 5-6: the
+    score of x is -E[eps]/sigma, so sigma² times the squared error of the score is that of eps.
     """
     return lambda process, prediction, t: _eps_error_per_y_error(process, prediction, t)
 
