@@ -64,6 +64,14 @@ def categorical(levels: int = 256) -> Decoder:
     return log_p
 
 
+def prior_divergence(x0: Array, alpha: Array, sigma: Array, prior_std: float) -> Array:
+    """KL of x_t at t_max, N(alpha·x0, sigma²), from the prior N(0, prior_std²), [batch] in nats."""
+    # its part without x0 is nearly 0: no logarithm of nearly 1
+    excess = (sigma / prior_std) ** 2 - 1.0
+    parts = (alpha / prior_std * x0) ** 2 + (excess - jnp.log1p(excess))
+    return 0.5 * jnp.sum(parts, axis=tuple(range(1, x0.ndim)))
+
+
 def large_over_small(nearer: Array, logsnr: Array) -> Array:
     """log of the large over the small variance of a reverse step from `logsnr` to `nearer`: (1 + snr(s))/(1 + snr(t)).
 

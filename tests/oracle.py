@@ -33,6 +33,7 @@ from diffax.process import (
     SubVP,
     cosine_betas,
     expand,
+    learned_schedule,
     linear_betas,
     pytree,
     scaled_linear_betas,
@@ -74,6 +75,7 @@ PROCESSES = {
     "ddpm_zero_snr": lambda: DDPM(zero_terminal_snr(scaled_linear_betas())),
     "shifted_flow": lambda: Shifted(FlowMatching(), 2.0),
     "shifted_ddpm": lambda: Shifted(DDPM(linear_betas()), 2.0),
+    "learned": lambda: learned_schedule(3, -10.0, 6.0, steepness=20.0),
     "trigonometric": lambda: Trigonometric(1.3),
 }
 

@@ -8,10 +8,22 @@ import numpy as np
 import pytest
 from oracle import exact_network, gaussian, keys_of, precision, strict  # noqa: F401
 
-from diffax import DDPM, VP, FlowMatching, ancestral, cosine_betas, losses, prediction, uniform_time
+from diffax import (
+    DDPM,
+    VP,
+    FlowMatching,
+    LearnedSchedule,
+    ancestral,
+    cosine_betas,
+    learned_schedule,
+    losses,
+    prediction,
+    uniform_time,
+)
 from diffax.conformance import exact_denoiser
 from diffax.likelihood import categorical, discretized, vlb
 from diffax.likelihood import gaussian as gaussian_decoder
+from diffax.process import expand
 
 STD, DIM, T = 0.5, 2, 12
 DATA = gaussian(0.0, STD, dim=DIM)
@@ -270,3 +282,164 @@ def test_importance_sampled_bound_is_the_bound():
     even, sampled = run(even_times(process, t), keys_of(n, 1)), weight * run(t, keys_of(n, 2))
     error = np.sqrt((np.var(even) + np.var(sampled)) / n)
     assert abs(np.mean(even) - np.mean(sampled)) < 4 * error
+
+
+def bumpy(ends=(-6.0, 3.0)):
+    """A schedule far from a straight line, in arrays of the precision in force."""
+    schedule = learned_schedule(4, *ends, steepness=30.0)
+    heights = schedule.network.w3 + jnp.asarray([0.0, 2.0, -1.0, 1.0], schedule.network.w3.dtype)
+    return LearnedSchedule(schedule.gamma_min, schedule.gamma_max, schedule.network._replace(w3=heights))
+
+
+def vdm(process, x0, keys):
+    apply, row = exact_network(DATA, process, "eps")
+    return losses.vdm_bound(apply, process, row, x0, keys, decoder=gaussian_decoder)
+
+
+def closed_vdm(ends):
+    """The three terms a dimension, of the data's law, as functions of the ends of gamma alone."""
+    low, high = ends
+    diffusion = 0.5 * (jnp.logaddexp(0.0, 2 * np.log(STD) - low) - jnp.logaddexp(0.0, 2 * np.log(STD) - high))
+    reconstruction = 0.5 * (np.log(2 * np.pi) + low + 1.0)
+    alpha2, sigma2 = jax.nn.sigmoid(-high), jax.nn.sigmoid(high)
+    prior = 0.5 * (alpha2 * STD**2 + sigma2 - 1.0 - jnp.log(sigma2))
+    return prior, diffusion, reconstruction
+
+
+@pytest.mark.parametrize("straight", [True, False])
+def test_vdm_terms_do_not_depend_on_the_schedule_between_its_ends(straight):
+    n, ends = 40_000, (-6.0, 3.0)
+    with precision(64):
+        process = LearnedSchedule(*ends) if straight else bumpy(ends)
+        found = jax.jit(vdm)(process, jnp.asarray(DATA.draw(n)), keys_of(n, 1))
+        exact = [float(term) for term in closed_vdm(jnp.asarray(ends))]
+        found = [np.asarray(term) / DIM for term in found]
+    for name, term, value in zip(("prior", "diffusion", "reconstruction", "total"), found, [*exact, sum(exact)]):
+        assert abs(term.mean() - value) < 4 * term.std() / np.sqrt(n), name
+
+
+def test_vdm_gradient_is_that_of_the_ends_and_none_between():
+    groups, n = 100, 500
+    with precision(64):
+        process = bumpy()
+        x0 = jnp.asarray(DATA.draw(groups * n)).reshape(groups, n, DIM)
+        keys = keys_of(groups * n, 1).reshape(groups, n)
+        slope = jax.grad(lambda process, x0, keys: jnp.mean(vdm(process, x0, keys).total) / DIM)
+        found = jax.device_get(jax.jit(jax.vmap(slope, (None, 0, 0)))(process, x0, keys))
+        exact = jax.grad(lambda ends: sum(closed_vdm(ends)))(jnp.asarray([-6.0, 3.0]))
+        exact = np.asarray(exact)
+    ends = ((found.gamma_min, exact[0]), (found.gamma_max, exact[1]))
+    for leaf, expected in (*ends, *((w, 0.0) for w in found.network)):
+        assert np.all(leaf.std(axis=0) > 0)
+        assert np.all(np.abs(leaf.mean(axis=0) - expected) < 4.5 * leaf.std(axis=0) / np.sqrt(groups))
+
+
+def test_vdm_loss_is_the_bound_a_dimension_and_finite_in_float32():
+    process, keys = learned_schedule(16), keys_of(64)
+    row = prediction.eps(c_noise=prediction.quarter_log_nsr)
+    x0 = jnp.round(jax.random.uniform(keys[0], (64, 2, 2, 1)) * 255) / 127.5 - 1.0
+
+    def apply(x_in, c_noise):
+        return x_in * expand(jax.nn.sigmoid(4.0 * c_noise), x_in)
+
+    @jax.jit
+    def run(process):
+        bound = losses.vdm_bound(apply, process, row, x0, keys)
+        slope = jax.grad(lambda process: jnp.mean(losses.vdm_loss(apply, process, row, x0, keys)))(process)
+        return bound, losses.vdm_loss(apply, process, row, x0, keys), slope
+
+    with pytest.raises(ValueError, match="one key an example"):
+        losses.vdm_bound(apply, process, row, x0, keys[0])
+    bound, loss, slope = run(process)
+    np.testing.assert_allclose(loss, bound.total / 4, rtol=1e-6)
+    for leaf in jax.tree.leaves((bound, slope)):
+        assert leaf.dtype == np.float32
+        assert np.all(np.isfinite(leaf))
+
+
+def test_learned_schedule_rises_between_its_ends_whatever_its_parameters():
+    with precision(64):
+        process, t = learned_schedule(8, -7.0, 4.0), jnp.linspace(0.0, 1.0, 101)
+        straight = np.asarray(process.logsnr(t))
+        rng = np.random.default_rng(0)
+        wild = jax.tree.map(lambda w: w + 5.0 * rng.standard_normal(w.shape), process.network)
+        moved = np.asarray(LearnedSchedule(-7.0, 4.0, wild).logsnr(t))
+    for logsnr in (straight, moved):
+        np.testing.assert_allclose(logsnr[[0, -1]], [7.0, -4.0], rtol=1e-9)
+        assert np.all(np.diff(logsnr) < 0)
+    np.testing.assert_allclose(straight, 7.0 - 11.0 * np.linspace(0, 1, 101), atol=1.0)
+    assert np.abs(moved - straight).max() > 1.0
+    with pytest.raises(ValueError, match="gamma_min below gamma_max"):
+        learned_schedule(8, 5.0, 5.0)
+
+
+@pytest.mark.parametrize("variance_reduced", [False, True])
+def test_sliced_score_matching_of_a_gaussian(variance_reduced):
+    # the score -x/a of N(0, s²): -d/a + d·s²/(2·a²), least at a = s²
+    n, dim, s2 = 40_000, 3, 0.49
+    with precision(64):
+        x = jnp.asarray(gaussian(0.0, np.sqrt(s2), dim=dim).draw(n))
+
+        @functools.partial(jax.jit, static_argnums=2)
+        def run(a, keys, slices):
+            loss = functools.partial(losses.sliced_score_matching, x=x, keys=keys, n=slices)
+            each, slope = jax.jvp(lambda a: loss(lambda x: -x / a, variance_reduced=variance_reduced), (a,), (1.0,))
+            return each, slope
+
+        found = {a: [np.asarray(value) for value in run(a, keys_of(n, 1), 1)] for a in (0.3, s2, 1.0)}
+        thrice = np.asarray(run(s2, keys_of(n, 1), 3)[0])
+    for a, (each, slope) in found.items():
+        assert abs(each.mean() - (-dim / a + 0.5 * dim * s2 / a**2)) < 4 * each.std() / np.sqrt(n)
+        assert abs(slope.mean() - (dim / a**2 - dim * s2 / a**3)) < 4 * slope.std() / np.sqrt(n)
+    assert abs(found[s2][1].mean()) < 4 * found[s2][1].std() / np.sqrt(n)
+    # the variance is that of ½·(v·x)²/a², x·v ~ N(0, d·s²): ½·d²·s⁴/a⁴; or of ½·|x|²/a²: ½·d·s⁴/a⁴
+    expected = 0.5 * (dim if variance_reduced else dim**2) / s2**2
+    assert found[s2][0].var() == pytest.approx(expected, rel=0.1)
+    # more slices change nothing where no randomness of v is left, and lower the variance elsewhere
+    if variance_reduced:
+        np.testing.assert_allclose(thrice, found[s2][0], rtol=1e-9)
+    else:
+        assert thrice.var() < 0.7 * found[s2][0].var()
+
+
+def test_sliced_score_matching_of_a_turned_gaussian_by_its_energy():
+    # E = ½·x·P·x with P of off-diagonal terms, in x ~ N(0, 1): the trace of P and of P² are what counts
+    n = 20_000
+    half = jnp.asarray([[1.0, 0.0], [0.6, 0.8]])
+    p = half @ half.T
+    x, keys = jax.random.normal(jax.random.key(4), (n, 2)), keys_of(n)
+    score = losses.energy_score(lambda x: 0.5 * jnp.sum((x @ p) * x, axis=-1))
+    run = jax.jit(lambda x, keys: [losses.sliced_score_matching(score, x, keys, 2, vr) for vr in (False, True)])
+    exact = -np.trace(p) + 0.5 * np.trace(p @ p)
+    sliced, reduced = (np.asarray(value) for value in run(x, keys))
+    for found in (sliced, reduced):
+        assert found.dtype == np.float32
+        assert abs(found.mean() - exact) < 4 * found.std() / np.sqrt(n)
+    assert reduced.var() < sliced.var()
+    alone = run(x[3:5], keys[3:5])
+    np.testing.assert_allclose(alone[0], sliced[3:5], rtol=1e-4, atol=1e-5)
+
+
+def test_sliced_score_matching_refuses_what_cannot_be_meant():
+    x = jnp.ones((4, 2))
+    with pytest.raises(ValueError, match="one key an example"):
+        losses.sliced_score_matching(lambda x: -x, x, jax.random.key(0))
+    with pytest.raises(ValueError, match="n=0 projections"):
+        losses.sliced_score_matching(lambda x: -x, x, keys_of(4), 0)
+    with pytest.raises(ValueError, match=r"score has shape \(4,\)"):
+        losses.sliced_score_matching(lambda x: x.sum(1), x, keys_of(4))
+
+
+def test_uncertainty_is_least_at_the_log_of_the_mean_loss():
+    loss = jnp.asarray([0.1, 0.4, 2.0, 0.02])
+    best = jnp.log(jnp.mean(loss))
+    value = jax.jit(lambda u: jnp.mean(losses.uncertainty(loss, jnp.full_like(loss, 1.0) * u)))
+    assert float(jax.grad(value)(best)) == pytest.approx(0.0, abs=1e-6)
+    assert value(best) == pytest.approx(1.0 + float(best), rel=1e-6)
+    assert value(best) < min(value(best - 0.1), value(best + 0.1))
+    # there the gradient of a level's loss is that of the logarithm of its mean
+    np.testing.assert_allclose(jax.grad(lambda c: value_of(c, loss, best))(1.0), 1.0, rtol=1e-6)
+
+
+def value_of(scale, loss, u):
+    return jnp.mean(losses.uncertainty(scale * loss, jnp.full_like(loss, 1.0) * u))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffax.chain import Bound, Decoder, gaussian, large_over_small, step_divergence
+from diffax.chain import Bound, Decoder, gaussian, large_over_small, prior_divergence, step_divergence
 from diffax.prediction import Denoiser
 from diffax.samplers.path import check_keys, step_noise
 
@@ -93,11 +93,8 @@ def vlb_continuous(
 
 def _bound(denoise, process, x0, keys, diffusion, decoder, prior_std):
     """The terms at the two ends, and all three together."""
-    data = tuple(range(1, x0.ndim))
     first, last = _times(process, 2, x0.dtype)
-    # KL of N(alpha·x0, sigma²) from N(0, prior_std²), whose part without x0 is nearly 0: no logarithm of nearly 1
-    excess = (process.sigma(last) / prior_std) ** 2 - 1.0
-    prior = 0.5 * jnp.sum((process.alpha(last) / prior_std * x0) ** 2 + (excess - jnp.log1p(excess)), axis=data)
+    prior = prior_divergence(x0, process.alpha(last), process.sigma(last), prior_std)
     level = process.nsr(first)
     estimate = denoise(x0 + level * step_noise(keys, 0, x0), level)
     reconstruction = -decoder(x0, estimate, process.sigma(first))

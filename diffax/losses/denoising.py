@@ -42,15 +42,20 @@ def denoising_loss(
 
 def draw(process: Process, x0: Array, keys: Array, sample_time: TimeSampler) -> tuple[Array, Array, Array]:
     """(t [batch], eps, x_t) of a batch: a time and noise for each example, from its key."""
+    check_keys(keys, x0)
+    pairs = jax.vmap(jax.random.split)(keys)
+    t = sample_time(process, pairs[:, 0]).astype(x0.dtype)
+    eps = jax.vmap(lambda key: jax.random.normal(key, x0.shape[1:], x0.dtype))(pairs[:, 1])
+    return t, eps, add_noise(process, x0, eps, t)
+
+
+def check_keys(keys: Array, x0: Array) -> None:
+    """Refuses keys that are not one an example of x0 [batch, *data]."""
     if jnp.shape(keys)[:1] != x0.shape[:1]:
         n = len(x0)
         raise ValueError(
             f"keys of shape {jnp.shape(keys)} for a batch of {n}: one key an example, jax.random.split(key, {n})"
         )
-    pairs = jax.vmap(jax.random.split)(keys)
-    t = sample_time(process, pairs[:, 0]).astype(x0.dtype)
-    eps = jax.vmap(lambda key: jax.random.normal(key, x0.shape[1:], x0.dtype))(pairs[:, 1])
-    return t, eps, add_noise(process, x0, eps, t)
 
 
 def squared_error(prediction: Prediction, process: Process, y: Array, x0: Array, eps: Array, t: Array) -> Array:
