@@ -443,3 +443,51 @@ def test_uncertainty_is_least_at_the_log_of_the_mean_loss():
 
 def value_of(scale, loss, u):
     return jnp.mean(losses.uncertainty(scale * loss, jnp.full_like(loss, 1.0) * u))
+
+
+@jax.jit
+def every_objective(x0, keys):
+    def wide(x_in, c_noise):
+        return jnp.concatenate([0.3 * x_in, 0.2 * x_in], axis=-1)
+
+    process, schedule, row = chain(), learned_schedule(4), prediction.v()
+    return {
+        "hybrid": losses.hybrid_loss(wide, process, row, x0, keys),
+        "vlb": losses.vlb_loss(wide, process, row, x0, keys),
+        "vdm": losses.vdm_loss(lambda x_in, c_noise: 0.3 * x_in, schedule, row, x0, keys),
+        "sliced": losses.sliced_score_matching(lambda x: -jnp.tanh(x), x0, keys, 2),
+    }
+
+
+def test_objective_i_depends_on_example_and_key_i_only():
+    x0 = jax.random.uniform(jax.random.key(1), (8, 2, 2, 3), minval=-1.0)
+    whole, some = every_objective(x0, keys_of(8)), every_objective(x0[3:6], keys_of(8)[3:6])
+    for name, value in whole.items():
+        assert value.shape == (8,) and value.dtype == np.float32
+        np.testing.assert_allclose(some[name], value[3:6], rtol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("decoder", [gaussian_decoder, discretized(256), categorical(256)])
+def test_objectives_and_their_gradients_are_finite_at_both_ends(decoder):
+    # of a network that knows nothing, at each level of the chain and at the ends of a schedule
+    x0, keys = jnp.asarray([[-1.0, 1.0], [1.0, 0.0], [-1.0 / 255, 1.0 / 255]]), keys_of(3)
+    row = prediction.eps()
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=(0, 1))
+    def run(theta, schedule, share):
+        def wide(x_in, c_noise):
+            return jnp.concatenate([theta * x_in, jnp.tanh(theta) * jnp.ones_like(x_in)], axis=-1)
+
+        def at(process, keys):
+            return jnp.full(len(keys), 1.0) * (process.t_min + share * (process.t_max - process.t_min))
+
+        hybrid = losses.hybrid_loss(wide, chain(), row, x0, keys, at, decoder=decoder)
+        bound = losses.vlb_loss(wide, chain(), row, x0, keys, at, decoder=decoder)
+        vdm = losses.vdm_loss(lambda x, c: theta * x, schedule, row, x0, keys, at, decoder=decoder)
+        return jnp.sum(hybrid + bound + vdm)
+
+    for share in (0.0, 1.0):
+        for theta in (-3.0, 0.0, 3.0):
+            for leaf in jax.tree.leaves(run(theta, learned_schedule(4), share)):
+                assert np.all(np.isfinite(leaf)), (share, theta)

@@ -21,8 +21,8 @@ def namespace():
     return names
 
 
-def test_there_are_six_examples():
-    assert len(re.findall(r"```python\n", TEXT)) == 6
+def test_there_are_seven_examples():
+    assert len(re.findall(r"```python\n", TEXT)) == 7
 
 
 def test_exact_denoiser_gives_the_data_spread(namespace):
@@ -38,6 +38,13 @@ def test_likelihoods_are_those_of_the_data(namespace):
     assert jnp.allclose(namespace["bits"] - 7.0, -exact / 2 / jnp.log(2.0), atol=2e-3)
     # 0.7269 - 0.7258 nats a dimension above the truth in the mean over the noise of a bound
     assert abs(float(jnp.mean(bound.total + exact)) / 2 - 0.0011) < 4 * float(jnp.std(bound.total)) / 512**0.5 / 2
+
+
+def test_what_learns_more_has_what_to_learn(namespace):
+    assert jnp.allclose(namespace["weight"], 1.0)  # nothing was seen yet
+    assert int(namespace["history"].count.sum()) == 512
+    assert float(jnp.abs(namespace["slope"].gamma_max)) > 0.0
+    assert bool(jnp.isfinite(namespace["x"]).all())
 
 
 def test_own_process_is_complete(namespace):
