@@ -98,6 +98,28 @@ def test_bound_does_not_depend_on_what_is_predicted():
     np.testing.assert_allclose(found[2], found[0], rtol=1e-9)
 
 
+@pytest.mark.parametrize("v", [0.0, 0.4, 1.0])
+def test_terms_of_a_network_that_knows_x0_are_those_of_the_betas(v):
+    # only the variances are left: beta^v·beta-tilde^(1 - v) for the posterior's beta-tilde, arXiv:2102.09672, Eq. 15;
+    # the decoder has that of the first step, with the beta-tilde of the second
+    betas, x0 = cosine_betas(T), np.zeros((T, DIM))
+    alpha2 = np.cumprod(1 - betas)
+    small = betas[1:] * (1 - alpha2[:-1]) / (1 - alpha2[1:])
+    small = np.append(small[0], small)
+    ratio = (betas / small) ** v
+    expected = 0.5 * (np.log(ratio) + 1 / ratio - 1)
+    expected[0] = 0.5 * np.log(2 * np.pi * small[0] * ratio[0])
+
+    def knows(x_in, t):
+        return jnp.concatenate([jnp.zeros_like(x_in), jnp.full_like(x_in, 2 * v - 1)], axis=-1)
+
+    with precision(64):
+        found = losses.vlb_loss(
+            knows, DDPM(betas), prediction.x0(), jnp.asarray(x0), keys_of(T), even_times, decoder=gaussian_decoder
+        )
+        np.testing.assert_allclose(np.asarray(found), T * expected, rtol=1e-8, atol=1e-12)
+
+
 def test_bound_is_least_at_the_best_variance():
     with precision(64):
         process, n = chain(), 400 * T

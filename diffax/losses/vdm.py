@@ -27,8 +27,8 @@ def vdm_loss(
     """The bound on -log p(x0) of arXiv:2107.00630, Eq. 11, in nats per dimension, [batch]; see `vdm_bound`.
 
     Its gradient in a `LearnedSchedule` sets the two ends. Between them the bound does not depend on the schedule
-    (Eq. 18): that gradient is noise around 0, and what is left to learn there is the estimate's variance, by the
-    gradient of the mean of the squared loss (App. I).
+    (Eq. 18): that gradient is noise around 0. What the paper learns there instead is a smaller variance of this
+    estimate, by the gradient of the mean of its square.
     """
     bound = vdm_bound(apply, process, prediction, x0, keys, sample_time, decoder, prior_std)
     return bound.total / math.prod(x0.shape[1:])

@@ -117,7 +117,8 @@ def uncertainty(loss: Array, log_variance: Array) -> Array:
     """A loss weighted by a learned uncertainty u of its level: loss/exp(u) + u, arXiv:2312.02696, Eq. 21.
 
     At the optimum u = log E[loss] at each level, where every level's gradient has the same weight. In the paper u is a
-    small network of c_noise, trained along with the denoiser and dropped after.
+    small network of c_noise, trained along with the denoiser and dropped after. To know the levels, draw t first and
+    give the loss `sample_time=lambda process, keys: t`.
 
     Args:
         loss: [batch], as from `denoising_loss` with `edm()`. log_variance: u at the same levels, [batch].
