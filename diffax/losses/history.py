@@ -45,7 +45,7 @@ def time_probabilities(history: LossHistory, uniform: float = 0.001) -> Array:
     """p_t [T] in proportion to √E[L_t²], arXiv:2102.09672, Eq. 18; even until each timestep has a full row of losses.
 
     Args:
-        uniform: share of the draws that is even still, so that a timestep whose loss was 0 is seen again; 0.001 is from the
+        uniform: share of the draws that is even still, so that a timestep whose loss was 0 is seen again; that of the
             paper's code.
     """
     steps, length = history.losses.shape
