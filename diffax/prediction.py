@@ -121,13 +121,51 @@ def denoiser(apply: Apply, process: Process, prediction: Prediction) -> Denoiser
     """
 
     def denoise(x, sigma):
-        sigma = jnp.broadcast_to(jnp.asarray(sigma, x.dtype), x.shape[:1])
-        t = process.time(sigma)
-        x_t = expand(process.alpha(t), x) * x
-        known = jnp.clip(t, process.t_min, process.t_max)
-        y = apply(expand(prediction.c_in(process, t), x) * x_t, prediction.c_noise(process, known))
+        y, x_t, t = _run(apply, process, prediction, x, sigma)
         if y.shape != x.shape:
             raise ValueError(f"the network returned shape {y.shape} for x of shape {x.shape}: they must be the same")
         return to_x0(prediction, process, y, x_t, t)
 
     return denoise
+
+
+def learned_variance(apply: Apply, process: Process, prediction: Prediction) -> tuple[Denoiser, Denoiser]:
+    """(denoise, variance) of a network with twice the channels, for `samplers.ancestral(variance=variance)`.
+
+    `variance` is (x, sigma) -> v [batch, *data], which interpolates between the logarithms of the small variance (0)
+    and the large one (1); arXiv:2102.09672, Eq. 15. Both run the same network; XLA merges the two calls.
+
+    Args:
+        apply: (x_in, c_noise) -> (y, v) along the last axis, as trained by `losses.hybrid_loss`.
+    """
+
+    def variance(x, sigma):
+        return split_learned(_run(apply, process, prediction, x, sigma)[0], x)[1]
+
+    return denoiser(lambda x_in, c_noise: split_learned(apply(x_in, c_noise), x_in)[0], process, prediction), variance
+
+
+def split_learned(y: Array, like: Array) -> tuple[Array, Array]:
+    """The halves of an output with twice the channels of `like`: y, and v from [-1, 1] to [0, 1].
+
+    The output is -1 … 1 and not 0 … 1 so that a network that starts at 0 starts in the middle, v = ½.
+
+    Raises:
+        ValueError: another shape.
+    """
+    if y.shape != (*like.shape[:-1], 2 * like.shape[-1]):
+        raise ValueError(
+            f"the network returned shape {y.shape} for an input of shape {like.shape}: to learn the variance too, its "
+            "last axis must be twice as long"
+        )
+    mean, v = jnp.split(y, 2, axis=-1)
+    return mean, 0.5 * (v + 1.0)
+
+
+def _run(apply, process, prediction, x, sigma):
+    """(y, x_t, t): the network on x = x_t/alpha of level sigma."""
+    sigma = jnp.broadcast_to(jnp.asarray(sigma, x.dtype), x.shape[:1])
+    t = process.time(sigma)
+    x_t = expand(process.alpha(t), x) * x
+    known = jnp.clip(t, process.t_min, process.t_max)
+    return apply(expand(prediction.c_in(process, t), x) * x_t, prediction.c_noise(process, known)), x_t, t

@@ -33,6 +33,7 @@ from diffax.process import (
     SubVP,
     cosine_betas,
     expand,
+    learned_schedule,
     linear_betas,
     pytree,
     scaled_linear_betas,
@@ -74,6 +75,7 @@ PROCESSES = {
     "ddpm_zero_snr": lambda: DDPM(zero_terminal_snr(scaled_linear_betas())),
     "shifted_flow": lambda: Shifted(FlowMatching(), 2.0),
     "shifted_ddpm": lambda: Shifted(DDPM(linear_betas()), 2.0),
+    "learned": lambda: learned_schedule(3, -10.0, 6.0, steepness=20.0),
     "trigonometric": lambda: Trigonometric(1.3),
 }
 
@@ -180,6 +182,9 @@ GUIDANCES = {
 WEIGHTS = {
     "unit": (losses.unit, None),
     "eps": (losses.eps, lambda nsr, rate: nsr**-2.0),
+    "x0": (losses.x0, lambda nsr, rate: np.ones_like(nsr)),
+    "v": (losses.v, lambda nsr, rate: 1.0 + nsr**-2.0),
+    "soft_min_snr": (losses.soft_min_snr, lambda nsr, rate: 4.0 * nsr**-2.0 / (nsr**-2.0 + 4.0)),
     "elbo": (losses.elbo, lambda nsr, rate: 0.5 * rate * nsr**-2.0),
     "min_snr": (losses.min_snr, lambda nsr, rate: np.minimum(nsr**-2.0, 5.0)),
     "p2": (partial(losses.p2, k=0.7, gamma=0.5), lambda nsr, rate: nsr**-2.0 / np.sqrt(0.7 + nsr**-2.0)),

@@ -16,6 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # DESIGN's order: a layer imports only itself and layers above it in this list.
 LAYERS = [
     "process",
+    "chain",
     "prediction",
     "losses",
     "samplers",
@@ -37,7 +38,7 @@ LAYERS = [
     "loop",
     "main",
 ]
-MATHS = {"process", "prediction", "losses", "samplers", "guidance", "inverse", "likelihood"}
+MATHS = {"process", "chain", "prediction", "losses", "samplers", "guidance", "inverse", "likelihood"}
 # What a layer must not know although the order would allow it.
 APART = {
     "samplers": {"process", "losses"},
@@ -57,6 +58,7 @@ APART = {
 # The packages that may be imported when a layer is; all others only inside the function that needs them.
 ARRAYS = {"jax", "numpy"}
 AT_IMPORT = {
+    "chain": {"jax"},
     "prediction": {"jax"},
     "losses": {"jax"},
     "samplers": {"jax"},

@@ -21,8 +21,8 @@ def namespace():
     return names
 
 
-def test_there_are_seven_examples():
-    assert len(re.findall(r"```python\n", TEXT)) == 7
+def test_there_are_eight_examples():
+    assert len(re.findall(r"```python\n", TEXT)) == 8
 
 
 def test_exact_denoiser_gives_the_data_spread(namespace):
@@ -45,6 +45,13 @@ def test_inverse_example_is_the_posterior_and_comes_back(namespace):
     # a posterior of variance 1/(1/0.5 + 1/0.01)
     assert abs(float(jnp.mean(total)) - 0.8 * 0.5 / 0.51) < 4.5 * (0.005 / 0.51 / 4096) ** 0.5
     assert float(jnp.abs(namespace["back"] - namespace["drawn"]).max()) < 1e-5
+
+
+def test_what_learns_more_has_what_to_learn(namespace):
+    assert bool(jnp.isfinite(namespace["weighted"]).all())
+    assert int(namespace["history"].count.sum()) == 512
+    assert float(jnp.abs(namespace["slope"].gamma_max)) > 0.0
+    assert bool(jnp.isfinite(namespace["x"]).all())
 
 
 def test_own_process_is_complete(namespace):

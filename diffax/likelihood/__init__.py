@@ -4,7 +4,8 @@ x = x0 + sigma·eps, and a denoiser E[x0 | x] is all that is known of a model. d
 when it does. Every function takes data in [batch, *data] and returns nats, one number an example.
 """
 
-from diffax.likelihood.bound import Bound, Decoder, discretized, gaussian, vlb, vlb_continuous
+from diffax.chain import Bound, Decoder, categorical, discretized, gaussian
+from diffax.likelihood.bound import vlb, vlb_continuous
 from diffax.likelihood.density import (
     LogProb,
     Prior,
@@ -24,6 +25,7 @@ __all__ = [
     "Prior",
     "Trace",
     "bits_per_dim",
+    "categorical",
     "decode",
     "discretized",
     "encode",

@@ -1,52 +1,14 @@
 """The variational bound on -log p(x0) and its three terms, in discrete and in continuous time."""
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffax.chain import Bound, Decoder, gaussian, large_over_small, prior_divergence, step_divergence
 from diffax.prediction import Denoiser
 from diffax.samplers.path import check_keys, step_noise
-
-Decoder = Callable[[Array, Array, Array], Array]  # (x0, its estimate from the least noisy level, std) -> log p [batch]
-
-
-class Bound(NamedTuple):
-    """The terms of the bound on -log p(x0), each [batch] in nats; `total` is their sum."""
-
-    prior: Array
-    diffusion: Array
-    reconstruction: Array
-    total: Array
-
-
-def gaussian(x0: Array, estimate: Array, std: Array) -> Array:
-    """The decoder of continuous data: log N(x0; estimate, std²)."""
-    square = jnp.sum(((x0 - estimate) / std) ** 2, axis=tuple(range(1, x0.ndim)))
-    return -0.5 * square - math.prod(x0.shape[1:]) * (0.5 * math.log(2.0 * math.pi) + jnp.log(std))
-
-
-def discretized(levels: int = 256) -> Decoder:
-    """The decoder of integers scaled to x0 = 2·raw/(levels - 1) - 1: the mass of each cell, arXiv:2006.11239, Eq. 13.
-
-    The cells of the least and of the largest integer reach to infinity.
-
-    Raises:
-        ValueError: fewer than two levels.
-    """
-    if not levels >= 2:
-        raise ValueError(f"levels of {levels} is not allowed, expected at least 2")
-    half = 1.0 / (levels - 1)
-
-    def log_mass(x0, estimate, std):
-        above = jnp.where(x0 > 1.0 - half, jnp.inf, (x0 + half - estimate) / std)
-        below = jnp.where(x0 < half - 1.0, -jnp.inf, (x0 - half - estimate) / std)
-        return jnp.sum(_log_normal_mass(below, above), axis=tuple(range(1, x0.ndim)))
-
-    return log_mass
 
 
 def vlb(
@@ -87,15 +49,13 @@ def vlb(
     noise_keys, level_keys = _split(keys, x0)
     logsnr = process.logsnr(_times(process, count, x0.dtype))
     n = count - 1 if draws is None else draws
+    size = math.prod(x0.shape[1:])
 
     def term(k):
         i = jnp.full(len(x0), k + 1) if draws is None else 1 + _step(_share(level_keys, k, n, x0.dtype), count - 1)
-        # log of the reverse step's variance over the posterior's, (1 + snr(s))/(1 + snr(t)) at most
-        wider = variance * (jax.nn.softplus(logsnr[i - 1]) - jax.nn.softplus(logsnr[i]))
-        drop = jnp.exp(logsnr[i]) * jnp.expm1(logsnr[i - 1] - logsnr[i])
-        mismatch = drop * _squared_error(denoise, x0, logsnr[i], noise_keys, k + 1)
-        # of two Gaussians of variances v and v·exp(wider)
-        return 0.5 * (math.prod(x0.shape[1:]) * (wider + jnp.expm1(-wider)) + jnp.exp(-wider) * mismatch)
+        wider = variance * large_over_small(logsnr[i - 1], logsnr[i])
+        square = _squared_error(denoise, x0, logsnr[i], noise_keys, k + 1) / size
+        return size * step_divergence(square, wider, logsnr[i - 1], logsnr[i])
 
     diffusion = _sum(term, n, x0) * ((count - 1) / n)
     return _bound(denoise, process, x0, noise_keys, diffusion, decoder, prior_std)
@@ -133,11 +93,8 @@ def vlb_continuous(
 
 def _bound(denoise, process, x0, keys, diffusion, decoder, prior_std):
     """The terms at the two ends, and all three together."""
-    data = tuple(range(1, x0.ndim))
     first, last = _times(process, 2, x0.dtype)
-    # KL of N(alpha·x0, sigma²) from N(0, prior_std²), whose part without x0 is nearly 0: no logarithm of nearly 1
-    excess = (process.sigma(last) / prior_std) ** 2 - 1.0
-    prior = 0.5 * jnp.sum((process.alpha(last) / prior_std * x0) ** 2 + (excess - jnp.log1p(excess)), axis=data)
+    prior = prior_divergence(x0, process.alpha(last), process.sigma(last), prior_std)
     level = process.nsr(first)
     estimate = denoise(x0 + level * step_noise(keys, 0, x0), level)
     reconstruction = -decoder(x0, estimate, process.sigma(first))
@@ -181,11 +138,3 @@ def _split(keys, x0):
 def _check_draws(draws):
     if draws is not None and (not hasattr(draws, "__index__") or draws < 1):
         raise ValueError(f"draws of {draws} is not allowed, expected a whole number, at least 1")
-
-
-def _log_normal_mass(below, above):
-    """log(Phi(above) - Phi(below)), from the tail where the two are small."""
-    flip = below + above > 0
-    low, high = jnp.where(flip, -above, below), jnp.where(flip, -below, above)
-    log_low, log_high = jax.scipy.special.log_ndtr(low), jax.scipy.special.log_ndtr(high)
-    return log_high + jnp.log(-jnp.expm1(log_low - log_high))

@@ -10,6 +10,7 @@ from diffax.process.discrete import (
     zero_terminal_snr,
 )
 from diffax.process.gaussian import Process, Shifted, add_noise, expand, pytree
+from diffax.process.learned import LearnedSchedule, learned_schedule
 
 __all__ = [
     "DDPM",
@@ -18,12 +19,14 @@ __all__ = [
     "VP",
     "Cosine",
     "FlowMatching",
+    "LearnedSchedule",
     "Process",
     "Shifted",
     "SubVP",
     "add_noise",
     "cosine_betas",
     "expand",
+    "learned_schedule",
     "linear_betas",
     "pytree",
     "scaled_linear_betas",

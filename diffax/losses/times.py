@@ -1,0 +1,75 @@
+"""The distributions of training times."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffax.process import Process
+
+TimeSampler = Callable[[Process, Array], Array]  # (process, keys [batch]) -> t [batch]
+
+
+def uniform() -> TimeSampler:
+    """t uniform on [t_min, t_max]."""
+    return lambda process, keys: _spread(process, _uniforms(keys))
+
+
+def stratified() -> TimeSampler:
+    """t uniform on [t_min, t_max], the batch's i-th example in the i-th of its `batch` equal parts.
+
+    The mean over a batch varies less than with `uniform`. Example i depends on its key and on its place in the
+    batch; in a batch that is split by `pmap` the strata are each device's own.
+    """
+
+    def sample(process, keys):
+        u = _uniforms(keys)
+        return _spread(process, (jnp.arange(u.shape[0], dtype=u.dtype) + u) / u.shape[0])
+
+    return sample
+
+
+def lognormal(mean: float = -1.2, std: float = 1.2) -> TimeSampler:
+    """ln nsr ~ N(mean, std²), arXiv:2206.00364, Table 1. Not cut off at the process's ends, as in the paper."""
+    return lambda process, keys: process.time(jnp.exp(mean + std * _normals(keys)))
+
+
+def logit_normal(mean: float = 0.0, std: float = 1.0) -> TimeSampler:
+    """logit of (t - t_min)/(t_max - t_min) ~ N(mean, std²), arXiv:2403.03206, Eq. 19."""
+    return lambda process, keys: _spread(process, jax.nn.sigmoid(mean + std * _normals(keys)))
+
+
+def discrete(n: int | None = None) -> TimeSampler:
+    """t uniform on n equally spaced times from t_min to t_max; on the indices 0 … T-1 of a DDPM process.
+
+    Args:
+        n: the number of times; None takes the process's own `steps`.
+
+    Raises:
+        ValueError: no n, and a process in continuous time.
+    """
+
+    def sample(process, keys):
+        count = getattr(process, "steps", None) if n is None else n
+        if count is None or count < 2:
+            raise ValueError(
+                f"discrete(n={n}) needs n of at least 2 for {type(process).__name__}, which has no steps of its own"
+            )
+        i = jax.vmap(lambda key: jax.random.randint(key, (), 0, count))(keys)
+        gap = (process.t_max - process.t_min) / (count - 1)  # 1 for a DDPM: its t are whole numbers
+        return process.t_min + gap * i.astype(jnp.result_type(float))
+
+    return sample
+
+
+def _spread(process, u):
+    return process.t_min + (process.t_max - process.t_min) * u
+
+
+def _uniforms(keys):
+    return jax.vmap(lambda key: jax.random.uniform(key, dtype=jnp.result_type(float)))(keys)
+
+
+def _normals(keys):
+    return jax.vmap(lambda key: jax.random.normal(key, dtype=jnp.result_type(float)))(keys)
