@@ -48,7 +48,7 @@ def get_config(mode: str = "full") -> ConfigDict:
     if mode == "quick":
         config.optimizer.update(decay_steps=200)
         config.train.update(steps=200, log_every=1, checkpoint_every=20, sample_every=100)
-        config.sample.grid.n = 20
+        config.sample.grid.n = 10
         config.eval.update(n=100)
-        config.eval.likelihood.examples = 20
+        config.eval.likelihood.examples = 8
     return config

@@ -49,6 +49,7 @@ def test_path_is_the_exact_flow_at_every_level():
     assert sample._cache_size() == before + 1
 
 
+@pytest.mark.slow
 def test_error_follows_the_tolerance():
     with precision(64):
         x, sigmas = init_noise(keys_of(16), (2,), 80.0), karras(7)
@@ -68,6 +69,7 @@ def of_the_mixture(x, sigmas, run):
     return run(exact_denoiser(MIXTURE), x, sigmas, keys_of(len(x)))
 
 
+@pytest.mark.slow
 def test_the_mixture_as_by_many_steps_of_heun():
     with precision(64):
         x = init_noise(keys_of(16, seed=1), (2,), 80.0)
@@ -83,6 +85,7 @@ def test_a_sample_depends_on_its_start_only():
     np.testing.assert_allclose(sample(x[5:6], SIGMAS)[0][0], whole[0][0][5:6], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_eight_devices_draw_the_same_samples():
     mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
     (found, _), steps = sample(jax.device_put(start(), NamedSharding(mesh, P("batch"))), SIGMAS)
@@ -90,6 +93,7 @@ def test_eight_devices_draw_the_same_samples():
     np.testing.assert_allclose(found, sample(start(), SIGMAS)[0][0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_conditions_go_with_the_batch():
     # labels with a batch axis, guided; a call of the network takes the whole batch
     seen = []
@@ -109,6 +113,7 @@ def test_conditions_go_with_the_batch():
     np.testing.assert_allclose(found, mean + (np.asarray(x) - mean) * scale, rtol=0, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_outer_vmap_and_derivative():
     # the flow of a Gaussian is affine: its derivative along x is what x itself adds
     grids, x = jnp.stack([SIGMAS, karras(7, 0.02, 40.0)]), jnp.stack([start(), 0.5 * start()])

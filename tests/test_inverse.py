@@ -69,6 +69,7 @@ def test_pigdm_is_the_posterior_mean_of_gaussian_data(name, noise_std):
             np.testing.assert_allclose(np.ravel(found[i]), mean, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_pigdm_samples_the_posterior():
     n, noise_std, d = 20_000, 0.25, 3
     a = np.array([[1.0, -0.5, 0.3], [0.2, 0.4, 1.0]])
@@ -122,6 +123,7 @@ def test_dps_of_one_number_is_exact_at_its_scale():
         np.testing.assert_allclose(found, exact, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_dps_of_any_function():
     with precision(64):
         denoise, sigma = exact_denoiser(MIXTURE), jnp.asarray([0.3, 0.8])
@@ -197,6 +199,7 @@ def test_what_is_known_comes_back_to_the_bit(name):
         assert np.all(np.where(BOX, 1, np.abs(found - known)) > 0)
 
 
+@pytest.mark.slow
 def test_with_nothing_known_sampling_is_free_to_the_bit():
     known, none, keys, sigmas = images(5, 2), np.zeros((4, 4, 1), bool), keys_of(5), karras(5, 0.01, 40.0)
     x = init_noise(keys, SHAPE, sigmas[0])
@@ -282,6 +285,7 @@ def test_resampling_brings_both_parts_together():
     assert abs(often.mean() - 0.9) < 0.05 < abs(once.mean() - 0.9)
 
 
+@pytest.mark.slow
 def test_image_to_image():
     with precision(64):
         denoise, x0, keys, sigmas = data(), images(3, 1), keys_of(3), karras(200, 0.002, 80.0)
@@ -319,6 +323,7 @@ def test_ddim_inversion_returns_x0(n):
         np.testing.assert_allclose(up[::-1] / deviation, down / deviation, rtol=0, atol=1e-5)  # the same path
 
 
+@pytest.mark.slow
 def test_ddim_inversion_finds_the_noise():
     with precision(64):
         denoise, sigmas, keys = exact_denoiser(MIXTURE), karras(20, 0.01, 40.0), keys_of(100)
@@ -327,6 +332,7 @@ def test_ddim_inversion_finds_the_noise():
         np.testing.assert_allclose(found, x, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_one_iteration_is_the_usual_inversion_of_first_order():
     with precision(64):
         denoise, x0 = data(1), jnp.asarray([[-1.0], [1.2]])
@@ -371,6 +377,7 @@ def rows(n):
     return mask * known, known, mask, images(n, 5, (2,)), keys_of(n), values, values[::-1], values
 
 
+@pytest.mark.slow
 def test_sample_i_depends_on_its_row_only():
     with precision(64):
         whole, some = every(*rows(8)), every(*jax.tree.map(lambda leaf: leaf[2:5], rows(8)))
@@ -379,6 +386,7 @@ def test_sample_i_depends_on_its_row_only():
             assert np.abs(found).max() < 100
 
 
+@pytest.mark.slow
 def test_what_is_swept_is_traced_mapped_and_differentiated():
     with precision(64):
         y, _, mask, x, *_ = rows(5)
@@ -397,6 +405,7 @@ def test_what_is_swept_is_traced_mapped_and_differentiated():
         assert run._cache_size() == 2  # a scalar, and one value an example
 
 
+@pytest.mark.slow
 def test_all_can_be_differentiated_by_the_image():
     with precision(64):
         y, known, *rest = rows(8)
@@ -412,6 +421,7 @@ def test_all_can_be_differentiated_by_the_image():
         np.testing.assert_allclose(jnp.sum(slopes[1] * direction), numeric, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_what_no_image_can_be_stays_near():
     # data on a line, x0 beside it: what the denoiser can return comes back, and nothing runs away
     with precision(32):

@@ -185,6 +185,7 @@ def exact_of_a_gaussian(x, s, lo, hi):
     return normal_log_density(x * scale, hi) + x.shape[1] * np.log(scale), -x * (scale / hi) ** 2, by_s
 
 
+@pytest.mark.slow
 def test_value_and_gradients_to_the_tolerance():
     before = of_a_gaussian._cache_size()
     with precision(64):
@@ -209,6 +210,7 @@ def there_and_back(x, keys, lo=LO, hi=HI, max_steps=4096):
     return found, latent, decode(exact_denoiser(SIXTEEN), latent, **options)
 
 
+@pytest.mark.slow
 def test_decode_is_the_inverse_of_encode():
     x = jnp.asarray(SIXTEEN.draw(8), jnp.float32)
     found, latent, back = there_and_back(x, keys_of(8))
@@ -218,6 +220,7 @@ def test_decode_is_the_inverse_of_encode():
     np.testing.assert_allclose(latent, transported(SIXTEEN, np.asarray(x, np.float64), LO, HI), rtol=1e-4, atol=5e-3)
 
 
+@pytest.mark.slow
 def test_an_example_does_not_depend_on_its_neighbors():
     x, keys = jnp.asarray(SIXTEEN.draw(8), jnp.float32), keys_of(8)
     whole, others = there_and_back(x, keys), there_and_back(x.at[1:].multiply(4.0), keys.at[1:].set(keys_of(7, seed=1)))
@@ -226,6 +229,7 @@ def test_an_example_does_not_depend_on_its_neighbors():
     assert np.any(others[0].steps[1:] != whole[0].steps[1:])
 
 
+@pytest.mark.slow
 def test_steps_and_what_needs_too_many():
     x, keys = jnp.asarray(SIXTEEN.draw(8), jnp.float32), keys_of(8)
     found = there_and_back(x, keys)[0]
@@ -235,6 +239,7 @@ def test_steps_and_what_needs_too_many():
     assert np.all(np.isnan(few.log_prob)) and np.all(np.isnan(latent)) and np.all(np.isnan(back))
 
 
+@pytest.mark.slow
 def test_conditions_are_mapped_with_the_examples():
     def of_class(label):
         return lambda x, sigma: label + (x - label) * 0.25 / (0.25 + sigma**2)
@@ -359,6 +364,7 @@ def monte_carlo():
     return jax.device_get(jax.jit(run)(x0, keys_of(256)))
 
 
+@pytest.mark.slow
 def test_subset_of_steps_and_continuous_time_are_unbiased():
     nsr2 = 1 / np.cumprod(1 - BETAS) - 1
     limit = 0.5 * np.log((1 + STD**2 / nsr2[0]) / (1 + STD**2 / nsr2[-1]))  # of ½·∫ s²/(s² + nsr²) d logsnr

@@ -88,6 +88,7 @@ def test_bound_with_the_best_variance_is_the_entropy_given_the_last_level():
     assert error < 0.005
 
 
+@pytest.mark.slow
 def test_bound_does_not_depend_on_what_is_predicted():
     with precision(64):
         process, n = chain(), 2 * T
@@ -120,6 +121,7 @@ def test_terms_of_a_network_that_knows_x0_are_those_of_the_betas(v):
         np.testing.assert_allclose(np.asarray(found), T * expected, rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_bound_is_least_at_the_best_variance():
     with precision(64):
         process, n = chain(), 400 * T
@@ -198,6 +200,7 @@ def test_the_bound_trains_the_variance_alone(decoder):
     assert of_v == 0.0
 
 
+@pytest.mark.slow
 def test_learned_variance_reproduces_the_small_and_the_large():
     process, keys = chain(), keys_of(8)
     sigmas = uniform_time(process, T)
@@ -216,6 +219,7 @@ def test_learned_variance_reproduces_the_small_and_the_large():
         np.testing.assert_allclose(found, fixed, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_ancestral_with_the_best_variance_has_the_law_of_the_data():
     # exact at any number of steps but for the last, which draws no noise: there E[x0 | x_1] is left
     process, n = chain(), 20_000
@@ -230,6 +234,7 @@ def test_ancestral_with_the_best_variance_has_the_law_of_the_data():
     assert abs(np.var(found) / exact - 1) < 4.5 * np.sqrt(2 / (n * DIM))
 
 
+@pytest.mark.slow
 def test_the_bound_in_continuous_time_takes_a_number_of_steps():
     process, x0, keys = FlowMatching(), jnp.zeros((64, DIM)), keys_of(64)
     apply, row = exact_network(DATA, process, "velocity")
@@ -295,6 +300,7 @@ def test_importance_weights_keep_the_mean():
     assert drawn.std() < 0.1 * values.std()
 
 
+@pytest.mark.slow
 def test_importance_sampled_bound_is_the_bound():
     process, n = chain(), 24_000
     history = filled(np.linspace(3.0, 0.3, T))
@@ -340,6 +346,7 @@ def test_vdm_terms_do_not_depend_on_the_schedule_between_its_ends(straight):
         assert abs(term.mean() - value) < 4 * term.std() / np.sqrt(n), name
 
 
+@pytest.mark.slow
 def test_vdm_gradient_is_that_of_the_ends_and_none_between():
     groups, n = 100, 500
     with precision(64):
@@ -481,6 +488,7 @@ def every_objective(x0, keys):
     }
 
 
+@pytest.mark.slow
 def test_objective_i_depends_on_example_and_key_i_only():
     x0 = jax.random.uniform(jax.random.key(1), (8, 2, 2, 3), minval=-1.0)
     whole, some = every_objective(x0, keys_of(8)), every_objective(x0[3:6], keys_of(8)[3:6])
@@ -490,6 +498,7 @@ def test_objective_i_depends_on_example_and_key_i_only():
 
 
 @pytest.mark.parametrize("decoder", [gaussian_decoder, discretized(256), categorical(256)])
+@pytest.mark.slow
 def test_objectives_and_their_gradients_are_finite_at_both_ends(decoder):
     # of a network that knows nothing, at each level of the chain and at the ends of a schedule
     x0, keys = jnp.asarray([[-1.0, 1.0], [1.0, 0.0], [-1.0 / 255, 1.0 / 255]]), keys_of(3)

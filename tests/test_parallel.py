@@ -129,6 +129,7 @@ def test_twenty_steps_are_the_same_on_any_number_of_devices(route, count):
     assert int(state.step) == STEPS
 
 
+@pytest.mark.slow
 def test_twenty_steps_of_a_sharded_unet_are_the_same():
     unet = task("unet")
     split = [not s.is_fully_replicated for s in jax.tree.leaves(parallel.fsdp(unet.fresh(), parallel.mesh(), MIN_SIZE))]

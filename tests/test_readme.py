@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -16,8 +17,10 @@ TEXT = (Path(__file__).parent.parent / "README.md").read_text()
 def namespace():
     """What README's examples leave behind, run one after the other."""
     names = {}
+    jax.config.update("jax_disable_most_optimizations", True)  # most of the time is the compiler's
     for block in re.findall(r"```python\n(.*?)```", TEXT, re.S):
         exec(compile(block, "README.md", "exec"), names)
+    jax.config.update("jax_disable_most_optimizations", False)
     return names
 
 

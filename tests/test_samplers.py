@@ -153,6 +153,7 @@ def test_eight_devices_draw_the_same_samples():
         np.testing.assert_allclose(found, whole[name][0], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_finite_from_the_noisiest_level_of_all():
     sigmas = samplers.uniform_logsnr(7, 1e-4, 4096.0)
     x = init_noise(keys_of(16), (1,), sigmas[0])
@@ -168,7 +169,11 @@ def swept(name):
     return partial(run.func, **{k: v for k, v in run.keywords.items() if k not in floats}), floats
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+# one of each way to be written; every other takes a second to trace and several to compile
+WAYS = ("ddim_half", "ancestral_small", "heun_churn", "dpmpp_2m", "dpmpp_sde", "restart", "unipc")
+
+
+@pytest.mark.parametrize("name", WAYS)
 def test_sweeping_does_not_recompile(name):
     run, options = swept(name)
     traced, found = [], set()
@@ -186,10 +191,7 @@ def test_sweeping_does_not_recompile(name):
     assert len(traced) == 1
 
 
-QUICK = ("ddim_half", "ancestral_small", "heun_churn", "dpmpp_2m", "dpmpp_sde", "restart", "unipc")
-
-
-@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in SAMPLERS])
+@pytest.mark.parametrize("name", WAYS)
 def test_vmap_and_gradients(name):
     # over everything that is traced, at once, the last level, 0, included
     run, options = swept(name)
