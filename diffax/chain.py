@@ -19,6 +19,18 @@ class Bound(NamedTuple):
     total: Array
 
 
+def count_steps(process, steps: int | None) -> int:
+    """T of a chain: `steps`, or a DDPM's own where that is None.
+
+    Raises:
+        ValueError: fewer than two levels; no steps for a process in continuous time.
+    """
+    count = getattr(process, "steps", None) if steps is None else steps
+    if count is None or count < 2:
+        raise ValueError(f"steps={steps} for {type(process).__name__}: give the number of levels, at least 2")
+    return count
+
+
 def gaussian(x0: Array, estimate: Array, std: Array) -> Array:
     """The decoder of continuous data: log N(x0; estimate, std²), std one number or one for each of x0's."""
     log_p = -0.5 * ((x0 - estimate) / std) ** 2 - (0.5 * jnp.log(2.0 * jnp.pi) + jnp.log(std)).astype(x0.dtype)

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffax.process import Process, expand
+from diffax.batch import expand
+from diffax.process import Process
 
 Apply = Callable[[Array, Array], Array]  # (x_in [batch, *data], c_noise [batch]) -> y [batch, *data]
 Denoiser = Callable[[Array, Array], Array]  # (x [batch, *data], sigma, a scalar or [batch]) -> x0 [batch, *data]

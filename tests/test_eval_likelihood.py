@@ -48,16 +48,16 @@ def uniform(tmp_path, monkeypatch):
 
 def test_uniform_data_have_the_bits_of_their_integers(uniform, programs):  # noqa: F811
     args, folder = uniform
-    likelihood = ("examples=96", "batch_size=48", "tolerance=1e-4", "probes=2")
+    likelihood = ("examples=289", "batch_size=48", "tolerance=1e-4", "probes=2")
     outcome = launch(*args, *(f"--config.eval.likelihood.{option}" for option in likelihood))
     assert outcome.code == 0, outcome.err
     card = report.read_json(folder / "eval_00000001.json")
     scores = card["scores"]
     # what noise of level 0.01 adds at the edges, about 0.6 % of the cells' mass each, is the rest
-    assert scores["bits_per_dim"] == pytest.approx(np.log2(17), abs=0.03)
+    assert scores["bits_per_dim"] == pytest.approx(np.log2(17), abs=0.02)
     assert 0 < scores["bits_per_dim_standard_error"] < 0.02
     assert "vlb_bits_per_dim" not in scores  # a bound on the integers, for a network of the integers
-    assert card["likelihood"]["examples"] == 96
+    assert card["likelihood"]["examples"] == 289
     assert "bits per dim" in (folder / "report.html").read_text()
 
 

@@ -15,6 +15,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # DESIGN's order: a layer imports only itself and layers above it in this list.
 LAYERS = [
+    "batch",
+    "known",
     "process",
     "chain",
     "prediction",
@@ -58,6 +60,8 @@ APART = {
 # The packages that may be imported when a layer is; all others only inside the function that needs them.
 ARRAYS = {"jax", "numpy"}
 AT_IMPORT = {
+    "batch": {"jax"},
+    "known": {"jax"},
     "chain": {"jax"},
     "prediction": {"jax"},
     "losses": {"jax"},

@@ -24,7 +24,7 @@ from oracle import (
 )
 
 from diffax import DDPM, VP, FlowMatching, denoiser, denoising_loss, linear_betas, losses, prediction
-from diffax.process import expand
+from diffax.batch import expand
 
 DATA, DIM, BATCH = gaussian(0.2, 0.5, dim=3), 3, 4096
 

@@ -20,10 +20,10 @@ from diffax import (
     prediction,
     uniform_time,
 )
+from diffax.batch import expand
 from diffax.conformance import exact_denoiser
 from diffax.likelihood import categorical, discretized, vlb
 from diffax.likelihood import gaussian as gaussian_decoder
-from diffax.process import expand
 
 STD, DIM, T = 0.5, 2, 12
 DATA = gaussian(0.0, STD, dim=DIM)

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -196,10 +197,13 @@ def test_variance_between_small_and_large():
     with precision(64):
         s, r = 1.7, 0.6
         keys = keys_of(4)
-        found = [
-            samplers.ancestral(lambda x, sigma: 0.0 * x, jnp.zeros((4, 1)), jnp.asarray([s, r]), keys, variance=v)
-            for v in (0.0, 0.3, 1.0)
-        ]
+        sigmas = jnp.asarray([s, r, 0.0])
+
+        def run(v):
+            zero = jnp.zeros((4, 1))
+            return samplers.ancestral(lambda x, _: 0.0 * x, zero, sigmas, keys, variance=v, trajectory=True)[1].x[1]
+
+        found = [run(v) for v in (0.0, 0.3, 1.0)]
         z = noises(keys, 1, (1,))[0]
     for v, value in zip((0.0, 0.3, 1.0), found):
         np.testing.assert_allclose(value, np.sqrt(beta(s, r) ** v * beta_tilde(s, r) ** (1 - v)) * z, rtol=1e-12)
@@ -243,8 +247,41 @@ def test_samplers_that_are_others_with_an_option_left_out():
         (lambda *a: samplers.restart(*a, times=-1), "times=-1 is not allowed: give an integer, 0 or more"),
         (lambda *a: samplers.restart(*a, steps=0), "steps=0 is not allowed: give an integer, 1 or more"),
         (lambda *a: samplers.predictor_corrector(*a, corrections=-1), "corrections=-1 is not allowed"),
+        (lambda *a: samplers.predictor_corrector(*a, snr=-0.1), "snr=-0.1: a ratio is not negative"),
+        (lambda *a: samplers.ddim(*a, eta=1.5), r"eta=1.5: it is a share of the noise; give a number in \[0, 1\]"),
+        (lambda *a: samplers.euler_ancestral(*a, eta=-0.1), "eta=-0.1: it is a share"),
+        (lambda *a: samplers.ddim(*a, eta=jnp.nan), "eta=nan: it is a share"),
+        (lambda *a: samplers.ancestral(*a, variance=2.0), "variance=2.0: 0 is the small one"),
+        (lambda *a: samplers.dpmpp_sde(*a, eta=-1.0), "eta=-1.0: the strength of the noise is not negative"),
+        (lambda *a: samplers.dpmpp_2m_sde(*a, eta=jnp.inf), "eta=inf: the strength"),
+        (lambda *a: samplers.dpmpp_3m_sde(*a, eta=-1.0), "eta=-1.0: the strength"),
+        (lambda *a: samplers.heun(*a, churn=-1.0), "churn=-1.0: noise is added, not removed"),
+        (lambda *a: samplers.euler(*a, s_noise=-1.0), "s_noise=-1.0: a standard deviation is not negative"),
+        (lambda *a: samplers.dpm2(*a, s_min=2.0, s_max=1.0), "s_min=2.0, s_max=1.0: no level lies between them"),
+        (lambda *a: samplers.restart(*a, lo=-1.0), "lo=-1.0, hi=0.3: levels are positive and finite"),
+        (lambda *a: samplers.restart(*a, rho=0.0), "rho=0.0: give a positive number"),
     ],
 )
 def test_illegal_numbers_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call(exact_denoiser(DATA), jnp.ones((2, 1)), samplers.karras(3), keys_of(2))
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize(
+    ("sigmas", "message"),
+    [
+        ([2.0, 1.0], "sigmas must end in 0, got 1.0: append 0"),
+        ([1.0, 2.0, 0.0], "sigmas must be finite and decrease, got 1.0 then 2.0 at step 0"),
+        ([2.0, np.nan, 0.0], "sigmas must be finite and decrease, got 2.0 then nan at step 0"),
+        ([np.inf, 1.0, 0.0], "sigmas must be finite and decrease, got inf then 1.0 at step 0"),
+        ([0.0], "sigmas must be a vector of at least 2 levels, got shape (1,)"),
+        (3.0, "sigmas must be a vector of at least 2 levels, got shape ()"),
+    ],
+)
+def test_every_sampler_refuses_grids_that_it_cannot_follow(name, sigmas, message):
+    def unused(x, sigma):
+        raise AssertionError("the network was run")
+
+    with pytest.raises(ValueError, match=re.escape(message)):
+        SAMPLERS[name].run(unused, jnp.ones((2, 1)), np.asarray(sigmas), keys_of(2))

@@ -171,9 +171,10 @@ def swept(name):
 
 # one of each way to be written; every other takes a second to trace and several to compile
 WAYS = ("ddim_half", "ancestral_small", "heun_churn", "dpmpp_2m", "dpmpp_sde", "restart", "unipc")
+EVERY = [name if name in WAYS else pytest.param(name, marks=pytest.mark.slow) for name in SAMPLERS]
 
 
-@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("name", EVERY)
 def test_sweeping_does_not_recompile(name):
     run, options = swept(name)
     traced, found = [], set()
@@ -191,7 +192,7 @@ def test_sweeping_does_not_recompile(name):
     assert len(traced) == 1
 
 
-@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("name", EVERY)
 def test_vmap_and_gradients(name):
     # over everything that is traced, at once, the last level, 0, included
     run, options = swept(name)

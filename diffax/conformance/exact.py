@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from diffax.batch import expand
 from diffax.prediction import Apply, Denoiser, Prediction
-from diffax.process import Process, expand
+from diffax.process import Process
 
 
 class Mixture(NamedTuple):

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffax import prediction as predictions
+from diffax.batch import expand
 from diffax.conformance.exact import Mixture, exact_denoiser, exact_network
 from diffax.conformance.report import Report, below, true
 from diffax.prediction import Prediction, denoiser, to_x0
-from diffax.process import EDM, VE, VP, Cosine, FlowMatching, Process, SubVP, add_noise, expand
+from diffax.process import EDM, VE, VP, Cosine, FlowMatching, Process, SubVP, add_noise
 
 MODES = Mixture(np.array([0.6, 0.4]), np.array([[0.8, -0.3], [-0.6, 0.5]]), np.array([0.25, 0.4]))
 ROWS = {

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffax.guidance.traced import check_scale, each, expand
+from diffax.batch import each, expand
+from diffax.known import check_scale
 from diffax.prediction import Denoiser
 
 

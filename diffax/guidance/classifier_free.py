@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffax.guidance.traced import always, check, check_scale, each, either, expand, known, numbers, unless
+from diffax.batch import dot, each, expand
+from diffax.guidance.traced import always, either, unless
+from diffax.known import check, check_scale, holds, numbers
 from diffax.prediction import Denoiser
 
 
@@ -159,8 +161,8 @@ def apg(
 
 def _weight(sigma, scale, sigma_lo=0.0, sigma_hi=float("inf")):
     """The weight of `cond`: the scale within the interval, 1 elsewhere. As it was given where sigma does not matter."""
-    everywhere = known(lambda lo, hi: lo <= 0 and hi == float("inf"), sigma_lo, sigma_hi)  # levels are positive
-    if everywhere or known(lambda w: w == 1, scale):
+    everywhere = holds(lambda lo, hi: lo <= 0 and hi == float("inf"), sigma_lo, sigma_hi)  # levels are positive
+    if everywhere or holds(lambda w: w == 1, scale):
         return scale
     inside = (each(sigma_lo, sigma) < sigma) & (sigma <= each(sigma_hi, sigma))
     return jnp.where(inside, each(scale, sigma), 1)
@@ -175,7 +177,7 @@ def _combined(cond, uncond, x, sigma, w, rescale=0.0):
 
 def _guided(cond, uncond, w, rescale):
     guided = cond + expand(each(w, cond) - 1, cond) * (cond - uncond)
-    if known(lambda phi: phi == 0, rescale):
+    if holds(lambda phi: phi == 0, rescale):
         return guided
     axes = tuple(range(1, cond.ndim))
     wanted, found = (jnp.var(x0, axis=axes) for x0 in (cond, guided))
@@ -187,7 +189,7 @@ def _guided(cond, uncond, w, rescale):
 
 def _shortened(difference, longest):
     """Each example's vector, of the Euclidean norm `longest` if it was longer; arXiv:2410.02416, Algorithm 1."""
-    squared = jnp.sum(difference**2, axis=tuple(range(1, difference.ndim)))
+    squared = dot(difference, difference)
     over = squared > longest**2
     return difference * expand(jnp.where(over, longest, 1) / jnp.sqrt(jnp.where(over, squared, 1)), difference)
 

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffax.guidance.traced import check, each, expand
+from diffax.batch import each, expand
+from diffax.known import check
 from diffax.prediction import Denoiser
 
 

@@ -6,19 +6,16 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffax.guidance.traced import check, each, expand, numbers
-from diffax.inverse.measured import check_count
+from diffax.batch import check_keys, dot, each, expand
+from diffax.known import check, check_count, numbers
 from diffax.prediction import Denoiser
-from diffax.samplers.path import Samples, init_noise, integrate
+from diffax.samplers.grids.grid import checked
+from diffax.samplers.path import Samples, follow, init_noise
 
 
 def noised(x0: Array, keys: Array, sigma: float | Array) -> Array:
     """x0 + sigma·eps [batch, *data], the eps of example i from key i: that of `init_noise`."""
-    if jnp.shape(keys)[:1] != x0.shape[:1]:
-        n = len(x0)
-        raise ValueError(
-            f"keys of shape {jnp.shape(keys)} for a batch of {n}: one key an example, jax.random.split(key, {n})"
-        )
+    check_keys(keys, x0)
     return x0 + expand(each(sigma, x0), x0) * init_noise(keys, x0.shape[1:], 1.0).astype(x0.dtype)
 
 
@@ -65,7 +62,7 @@ def ddim_inversion(
     return, as noise beside a manifold of images, that part comes back which it can.
 
     Args:
-        x0: [batch, *data]; of level sigmas[-1] where that is not 0.
+        x0: [batch, *data].
         iterations: network calls a step. 10 do for most x0 of a mixture, 20 take all to the rounding of float32.
         trajectory: also return the path upwards, of levels sigmas[::-1].
     """
@@ -78,14 +75,14 @@ def ddim_inversion(
             tried, x, missed, least, size = state
             x0 = denoise(tried, s)
             gap = x0 + share * (tried - x0) - target  # what comes back, but for what should
-            better = ~(_dot(gap, gap) >= least)
+            better = ~(dot(gap, gap) >= least)
             moved, turned = tried - x, gap - missed
-            along, across = _dot(moved, turned), _dot(turned, turned)
+            along, across = dot(moved, turned), dot(turned, turned)
             secant = jnp.where(along > 0, along / jnp.where(along > 0, across, 1), size)
             # where nothing improves, the secant is rounding: it must not carry x away
             size = jnp.minimum(secant, jnp.where(better, 2 * size, 0.5 * size))
             x, missed = (jnp.where(expand(better, x), new, old) for new, old in ((tried, x), (gap, missed)))
-            least = jnp.where(better, _dot(gap, gap), least)
+            least = jnp.where(better, dot(gap, gap), least)
             return (x - expand(size, x) * missed, x, missed, least, size), x0
 
         first = each(jnp.where(r > 0, 1 / jnp.where(r > 0, share, 1), 1), target)  # the usual inversion
@@ -93,9 +90,4 @@ def ddim_inversion(
         (x, *_), estimates = jax.lax.scan(improve, start, length=iterations)
         return x, estimates[-1]
 
-    return integrate(invert, x0, jnp.asarray(sigmas)[::-1], trajectory)
-
-
-def _dot(a, b):
-    """Each example's inner product, [batch]."""
-    return jnp.sum(a * b, axis=tuple(range(1, a.ndim)))
+    return follow(invert, x0, checked(sigmas)[::-1], trajectory)

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffax.guidance.traced import numbers
-from diffax.inverse.measured import check_count, check_fits
+from diffax.inverse.measured import check_fits
+from diffax.known import check_count, numbers
 from diffax.prediction import Denoiser
-from diffax.samplers.path import Samples, integrate, step_noise
+from diffax.samplers.grids.grid import checked
+from diffax.samplers.path import Samples, follow, step_noise
 
 
 def inpaint(denoise: Denoiser, known: Array, mask: Array) -> Denoiser:
@@ -59,7 +60,7 @@ def repaint(
     check_count("jump", jump)
     _check_mask(mask)
     check_fits("known", known, x)  # before it is added to noise
-    sigmas, known = jnp.asarray(sigmas), jnp.asarray(known, x.dtype)
+    sigmas, known = checked(sigmas), jnp.asarray(known, x.dtype)
     at, tops = _walk(len(sigmas) - 1, resamples, jump)
     n, top_levels = len(tops), sigmas[tops]
 
@@ -72,7 +73,7 @@ def repaint(
         unknown = x0 + (r / s) ** 2 * (x - x0) + drawn * step_noise(keys, i, x)
         return _joined(mask, known, unknown, known + r * step_noise(keys, 2 * n + i, x)), x0
 
-    return integrate(step, x, sigmas[at], trajectory)
+    return follow(step, x, sigmas[at], trajectory)
 
 
 def _walk(n, resamples, jump):

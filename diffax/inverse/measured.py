@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffax.guidance.traced import check, check_scale, each, expand
+from diffax.batch import dot, each, expand
+from diffax.known import check, check_count, check_scale
 from diffax.prediction import Denoiser
 
 Observe = Callable[[Array], Array]  # images [batch, *data] -> measurements [batch, *measurement]
@@ -38,7 +39,7 @@ def dps(denoise: Denoiser, observe: Observe, y: Array, scale: float | Array) -> 
 
         def total(x0):
             residual = _residual(observe, y, x0)
-            squared = _dot(residual, residual)
+            squared = dot(residual, residual)
             return jnp.sum(jnp.sqrt(jnp.where(squared > 0, squared, 1)))  # the norm of 0 has no derivative
 
         (slope,) = pull(jax.grad(total)(x0))
@@ -94,12 +95,6 @@ def pigdm(
     return guided
 
 
-def check_count(name, value):
-    """Raise ValueError unless `value` is an integer of 1 or more."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}={value!r} is not allowed: give an integer, 1 or more")
-
-
 def check_fits(name, value, x):
     """Raise ValueError unless `value` broadcasts to the shape of the images x."""
     try:
@@ -130,27 +125,22 @@ def _solve(matrix, b, tol, iterations):
     """
 
     def solve(matrix, b):
-        enough = tol**2 * _dot(b, b)
+        enough = tol**2 * dot(b, b)
 
         def unfinished(state):
             k, _, r, _ = state
-            return (k < iterations) & jnp.any(_dot(r, r) > enough)
+            return (k < iterations) & jnp.any(dot(r, r) > enough)
 
         def improve(state):
             k, v, r, p = state
-            image, before = matrix(p), _dot(r, r)
-            curvature = _dot(p, image)
+            image, before = matrix(p), dot(r, r)
+            curvature = dot(p, image)
             active = (before > enough) & (curvature > 0)  # an example that has its solution stands still
             step = expand(jnp.where(active, before / jnp.where(active, curvature, 1), 0), b)
             v, r = v + step * p, r - step * image
-            again = expand(jnp.where(active, _dot(r, r) / jnp.where(active, before, 1), 0), b)
+            again = expand(jnp.where(active, dot(r, r) / jnp.where(active, before, 1), 0), b)
             return k + 1, v, r, r + again * p
 
         return jax.lax.while_loop(unfinished, improve, (0, jnp.zeros_like(b), b, b))[1]
 
     return jax.lax.custom_linear_solve(matrix, b, solve, symmetric=True)
-
-
-def _dot(a, b):
-    """Each example's inner product, [batch]."""
-    return jnp.sum(a * b, axis=tuple(range(1, a.ndim)))

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffax.inverse.measured import Observe, check_count, check_fits
+from diffax.inverse.measured import Observe, check_fits
+from diffax.known import check_count
 
 
 def mask(mask: Array) -> Observe:

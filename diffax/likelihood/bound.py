@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffax.chain import Bound, Decoder, gaussian, large_over_small, prior_divergence, step_divergence
+from diffax.batch import dot, expand, split_keys
+from diffax.chain import Bound, Decoder, count_steps, gaussian, large_over_small, prior_divergence, step_divergence
 from diffax.prediction import Denoiser
-from diffax.samplers.path import check_keys, step_noise
+from diffax.samplers.path import step_noise
 
 
 def vlb(
@@ -42,11 +43,9 @@ def vlb(
     Raises:
         ValueError: numbers or keys that cannot be meant.
     """
-    count = getattr(process, "steps", None) if steps is None else steps
-    if count is None or count < 2:
-        raise ValueError(f"steps={steps} for {type(process).__name__}: give the number of levels, at least 2")
+    count = count_steps(process, steps)
     _check_draws(draws)
-    noise_keys, level_keys = _split(keys, x0)
+    noise_keys, level_keys = split_keys(keys, x0)
     logsnr = process.logsnr(_times(process, count, x0.dtype))
     n = count - 1 if draws is None else draws
     size = math.prod(x0.shape[1:])
@@ -80,7 +79,7 @@ def vlb_continuous(
         draws: how many levels; the other arguments are those of `vlb`.
     """
     _check_draws(draws)
-    noise_keys, level_keys = _split(keys, x0)
+    noise_keys, level_keys = split_keys(keys, x0)
     first, last = process.logsnr(_times(process, 2, x0.dtype))
 
     def term(k):
@@ -104,8 +103,8 @@ def _bound(denoise, process, x0, keys, diffusion, decoder, prior_std):
 def _squared_error(denoise, x0, logsnr, keys, i):
     """‖x0 - D(x0 + sigma·eps, sigma)‖² [batch] at levels [batch], with the noise of step i."""
     sigma = jnp.exp(-0.5 * logsnr)
-    x = x0 + sigma.reshape((-1,) + (1,) * (x0.ndim - 1)) * step_noise(keys, i, x0)
-    return jnp.sum((x0 - denoise(x, sigma)) ** 2, axis=tuple(range(1, x0.ndim)))
+    error = x0 - denoise(x0 + expand(sigma, x0) * step_noise(keys, i, x0), sigma)
+    return dot(error, error)
 
 
 def _sum(term, n, like):
@@ -127,12 +126,6 @@ def _share(keys, k, n, dtype):
 
 def _step(share, count):
     return jnp.minimum((share * count).astype(jnp.int32), count - 1)  # a share of 1 is a matter of rounding
-
-
-def _split(keys, x0):
-    check_keys(keys, x0)
-    pairs = jax.vmap(jax.random.split)(keys)
-    return pairs[:, 0], pairs[:, 1]
 
 
 def _check_draws(draws):

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffax.batch import check_keys
+from diffax.chain import gaussian
 from diffax.likelihood.trace import Trace, hutchinson, value_and_trace
 from diffax.prediction import Denoiser
 from diffax.samplers.adaptive import check_solver, solve
 from diffax.samplers.grids.grid import check_options
-from diffax.samplers.path import check_keys
 
 Prior = Callable[[Array, Array], Array]  # (latent [batch, *data] at level hi, hi) -> its log-density [batch], nats
 
@@ -27,7 +28,7 @@ class LogProb(NamedTuple):
 
 def noise_prior(latent: Array, hi: float | Array) -> Array:
     """N(0, hi²): noise alone; the prior of the VE and EDM processes, arXiv:2011.13456, App. C."""
-    return _normal_log_density(latent, hi)
+    return gaussian(latent, 0.0, jnp.asarray(hi, latent.dtype))
 
 
 def process_prior(process, std: float = 1.0) -> Prior:
@@ -38,7 +39,7 @@ def process_prior(process, std: float = 1.0) -> Prior:
 
     def log_density(latent, hi):
         hi = jnp.asarray(hi, latent.dtype)
-        return _normal_log_density(latent, std / process.alpha(process.time(hi)))
+        return gaussian(latent, 0.0, std / process.alpha(process.time(hi)))
 
     return log_density
 
@@ -174,8 +175,3 @@ def _alone(denoise, x, sigma):
 
 def _levels(lo, hi, like):
     return jnp.stack([jnp.asarray(lo, like.dtype), jnp.asarray(hi, like.dtype)])
-
-
-def _normal_log_density(x, std):
-    square = jnp.sum((x / std) ** 2, axis=tuple(range(1, x.ndim)))
-    return -0.5 * square - math.prod(x.shape[1:]) * (0.5 * math.log(2.0 * math.pi) + jnp.log(std))

@@ -1,13 +1,13 @@
 """The training loss: the weighted squared error of the network's output."""
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffax.batch import expand, normal, split_keys
 from diffax.losses.times import TimeSampler, uniform
 from diffax.losses.weights import Weight, unit
 from diffax.prediction import Apply, Prediction
-from diffax.process import Process, add_noise, expand
+from diffax.process import Process, add_noise
 
 
 def denoising_loss(
@@ -42,20 +42,10 @@ def denoising_loss(
 
 def draw(process: Process, x0: Array, keys: Array, sample_time: TimeSampler) -> tuple[Array, Array, Array]:
     """(t [batch], eps, x_t) of a batch: a time and noise for each example, from its key."""
-    check_keys(keys, x0)
-    pairs = jax.vmap(jax.random.split)(keys)
-    t = sample_time(process, pairs[:, 0]).astype(x0.dtype)
-    eps = jax.vmap(lambda key: jax.random.normal(key, x0.shape[1:], x0.dtype))(pairs[:, 1])
+    time_keys, noise_keys = split_keys(keys, x0)
+    t = sample_time(process, time_keys).astype(x0.dtype)
+    eps = normal(noise_keys, x0)
     return t, eps, add_noise(process, x0, eps, t)
-
-
-def check_keys(keys: Array, x0: Array) -> None:
-    """Refuses keys that are not one an example of x0 [batch, *data]."""
-    if jnp.shape(keys)[:1] != x0.shape[:1]:
-        n = len(x0)
-        raise ValueError(
-            f"keys of shape {jnp.shape(keys)} for a batch of {n}: one key an example, jax.random.split(key, {n})"
-        )
 
 
 def squared_error(prediction: Prediction, process: Process, y: Array, x0: Array, eps: Array, t: Array) -> Array:

@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffax.chain import Decoder, discretized, large_over_small, step_divergence
+from diffax.batch import expand
+from diffax.chain import Decoder, count_steps, discretized, large_over_small, step_divergence
 from diffax.losses.denoising import draw, squared_error
 from diffax.losses.times import TimeSampler, discrete
 from diffax.losses.weights import Weight, unit
 from diffax.prediction import Apply, Prediction, split_learned, to_x0
-from diffax.process import Process, expand
+from diffax.process import Process
 
 
 def hybrid_loss(
@@ -84,9 +85,7 @@ def _run(apply, process, prediction, x0, keys, sample_time):
 
 def _chain_term(process, x0, estimate, v, t, steps, decoder):
     """T times the term of the bound at t [batch], a dimension."""
-    count = getattr(process, "steps", None) if steps is None else steps
-    if count is None or count < 2:
-        raise ValueError(f"steps={steps} for {type(process).__name__}: give the number of levels, at least 2")
+    count = count_steps(process, steps)
     gap = (process.t_max - process.t_min) / (count - 1)
     first = t < process.t_min + 0.5 * gap
     # of the first level the step above it, whose small variance it borrows

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffax.losses.denoising import check_keys
+from diffax.batch import check_keys, dot
 
 Score = Callable[[Array], Array]  # x [batch, *data] -> ∇ log p(x) [batch, *data], row by row
 
@@ -29,15 +29,14 @@ def sliced_score_matching(score: Score, x: Array, keys: Array, n: int = 1, varia
     check_keys(keys, x)
     if n < 1:
         raise ValueError(f"n={n} projections is not allowed, expected at least 1")
-    data = tuple(range(1, x.ndim))
 
     def slice_at(k):
         v = jax.vmap(lambda key: jax.random.rademacher(jax.random.fold_in(key, k), x.shape[1:], x.dtype))(keys)
         s, turned = jax.jvp(score, (x,), (v,))
         if s.shape != x.shape:
             raise ValueError(f"the score has shape {s.shape} for x of shape {x.shape}: they must be the same")
-        along = jnp.sum(v * turned, axis=data)
-        square = jnp.sum(s**2, axis=data) if variance_reduced else jnp.sum(v * s, axis=data) ** 2
+        along = dot(v, turned)
+        square = dot(s, s) if variance_reduced else dot(v, s) ** 2
         return along + 0.5 * square
 
     return jnp.mean(jax.vmap(slice_at)(jnp.arange(n)), axis=0)

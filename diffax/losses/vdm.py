@@ -2,12 +2,12 @@
 
 import math
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffax.batch import normal, split_keys
 from diffax.chain import Bound, Decoder, categorical, prior_divergence
-from diffax.losses.denoising import check_keys, denoising_loss
+from diffax.losses.denoising import denoising_loss
 from diffax.losses.times import TimeSampler, uniform
 from diffax.losses.weights import elbo
 from diffax.prediction import Apply, Prediction
@@ -57,13 +57,11 @@ def vdm_bound(
 
     The other arguments are those of `denoising_loss`.
     """
-    check_keys(keys, x0)
-    pairs = jax.vmap(jax.random.split)(keys)
+    noise_keys, loss_keys = split_keys(keys, x0)
     first, last = (jnp.asarray(t, x0.dtype) for t in (process.t_min, process.t_max))
-    noise = jax.vmap(lambda key: jax.random.normal(key, x0.shape[1:], x0.dtype))(pairs[:, 0])
     level = process.nsr(first)
-    reconstruction = -decoder(x0, x0 + level * noise, level)
-    per_dimension = denoising_loss(apply, process, prediction, x0, pairs[:, 1], sample_time, elbo())
+    reconstruction = -decoder(x0, x0 + level * normal(noise_keys, x0), level)
+    per_dimension = denoising_loss(apply, process, prediction, x0, loss_keys, sample_time, elbo())
     diffusion = math.prod(x0.shape[1:]) * per_dimension
     prior = prior_divergence(x0, process.alpha(last), process.sigma(last), prior_std)
     return Bound(prior, diffusion, reconstruction, prior + diffusion + reconstruction)

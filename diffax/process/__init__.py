@@ -1,5 +1,6 @@
 """Gaussian diffusion processes x_t = alpha(t)·x0 + sigma(t)·eps."""
 
+from diffax.batch import expand
 from diffax.process.continuous import EDM, VE, VP, Cosine, FlowMatching, SubVP
 from diffax.process.discrete import (
     DDPM,
@@ -9,7 +10,7 @@ from diffax.process.discrete import (
     sigmoid_betas,
     zero_terminal_snr,
 )
-from diffax.process.gaussian import Process, Shifted, add_noise, expand, pytree
+from diffax.process.gaussian import Process, Shifted, add_noise, pytree
 from diffax.process.learned import LearnedSchedule, learned_schedule
 
 __all__ = [

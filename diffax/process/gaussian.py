@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffax.batch import expand
+
 
 def pytree(cls):
     """Class decorator: a frozen dataclass registered as a pytree, every field a child.
@@ -37,12 +39,6 @@ def pytree(cls):
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return cls
-
-
-def expand(a: Array, like: Array) -> Array:
-    """Appends axes to the per-example `a` [batch] until it broadcasts against `like` [batch, *data]."""
-    a = jnp.asarray(a)
-    return a.reshape(a.shape + (1,) * (jnp.ndim(like) - a.ndim))
 
 
 class Process:

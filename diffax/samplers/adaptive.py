@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffax.prediction import Denoiser
-from diffax.samplers.grids.grid import check_options
+from diffax.samplers.grids.grid import check_options, checked
 from diffax.samplers.path import Samples, Trajectory
 
 _EXAMPLE = "diffax_example"  # the axis of vmap over which the examples of a batch meet
@@ -56,7 +56,7 @@ def adaptive_ode_stats(
     A step is six calls of the network. Examples that are done wait for the others.
     """
     check_solver(rtol, atol, max_steps)
-    sigmas = jnp.asarray(sigmas, x.dtype)
+    sigmas = checked(sigmas).astype(x.dtype)
     end = jnp.where(sigmas[-1] > 0, sigmas[-1], sigmas[-2])
     path = jnp.concatenate([sigmas[:-1], end[None]]) if trajectory else jnp.stack([sigmas[0], end])
     together = _of_the_whole_batch(denoise)

@@ -27,6 +27,12 @@ def lagrange(nodes: Array, valid: Array, at: Array) -> Array:
     return jnp.where(valid[:, None], jnp.prod(factors, axis=1), 0.0)
 
 
+def half_step_ratio(before: Array, s: Array, r: Array) -> Array:
+    """log(s/r)/(2·log(before/s)), the 1/(2r) of arXiv:2211.01095, Algorithm 2; 0 where no step came before."""
+    h_last = jnp.log(before / s)
+    return jnp.where(h_last > 0, 0.5 * jnp.log(s / r) / jnp.where(h_last > 0, h_last, 1.0), 0.0)
+
+
 def exponential_weights(levels: Array, valid: Array, s: Array, r: Array, rate: float | Array = 1.0) -> Array:
     """Weights [k] of the estimates D at `levels`, of which the first is s, in the exact solution's integral
 
@@ -53,12 +59,6 @@ def log_sigma_weights(levels: Array, valid: Array, s: Array, r: Array) -> Array:
     h = jnp.log(r / s)
     at, parts = _quadrature(s.dtype)
     return jnp.sum(lagrange(jnp.log(levels / s), valid, h * at) * h * s * jnp.exp(h * at) * parts, axis=1)
-
-
-def check_order(order: int, highest: int) -> None:
-    """Raise ValueError unless `order` is an integer from 1 to `highest`."""
-    if isinstance(order, bool) or not isinstance(order, int) or not 1 <= order <= highest:
-        raise ValueError(f"order={order!r} is not allowed: give an integer from 1 to {highest}")
 
 
 def _quadrature(dtype):

@@ -11,8 +11,10 @@ The first steps have fewer earlier ones to use, so their order is lower. The ste
 import jax.numpy as jnp
 from jax import Array
 
+from diffax.known import check_count
 from diffax.prediction import Denoiser
 from diffax.samplers import history
+from diffax.samplers.grids.grid import checked
 from diffax.samplers.path import Samples, integrate
 
 
@@ -22,12 +24,11 @@ def dpmpp_2m(denoise: Denoiser, x: Array, sigmas: Array, keys: Array, *, traject
     def step(carry, i, s, r):
         x, last, before = carry  # before: the level of the last estimate
         x0 = denoise(x, s)
-        h, h_last = jnp.log(s / jnp.where(r > 0, r, s)), jnp.log(before / s)
-        # h/(2·h_last), Algorithm 2's 1/(2r); 0 where there is no earlier estimate or no finite h
-        k = jnp.where(h_last > 0, 0.5 * h / jnp.where(h_last > 0, h_last, 1.0), 0.0)
+        k = history.half_step_ratio(before, s, jnp.where(r > 0, r, s))
         best = x0 + k * (x0 - last)
         return ((r / s) * x + (1.0 - r / s) * best, x0, s), x0
 
+    sigmas = checked(sigmas)
     first = (x, jnp.zeros_like(x), sigmas[0])
     return integrate(step, first, sigmas, trajectory, position=lambda carry: carry[0])
 
@@ -92,7 +93,7 @@ def unipc(
             weight the paper sets to B(h)/2; with more it cancels.
         corrector: False is UniP alone.
     """
-    history.check_order(order, 3)
+    check_count("order", order, most=3)
     if bh not in (1, 2):
         raise ValueError(f"bh={bh!r} is not allowed: give 1 for B(h) = h or 2 for B(h) = 1 - exp(-h)")
 
@@ -115,13 +116,13 @@ def unipc(
         ahead = move(x, values, levels, earlier <= i, s, jnp.where(r > 0, r, 0.5 * s))
         return (jnp.where(r > 0, ahead, x0), x, values, levels), x0
 
-    sigmas = jnp.asarray(sigmas)
+    sigmas = checked(sigmas)
     first = (x, x, *history.empty(order, x, sigmas))
     return integrate(step, first, sigmas, trajectory, position=lambda carry: carry[0])
 
 
 def _adams(denoise, x, sigmas, order, trajectory, weights):
-    history.check_order(order, 4)
+    check_count("order", order, most=4)
 
     def advance(x, slopes, levels, valid, s, r):
         return x + history.combine(weights(levels, valid, s, r), slopes)
@@ -139,6 +140,6 @@ def _multistep(denoise, x, sigmas, order, trajectory, value, advance):
         ahead = advance(x, values, levels, jnp.arange(order) <= i, s, jnp.where(r > 0, r, 0.5 * s))
         return (jnp.where(r > 0, ahead, x0), values, levels), x0
 
-    sigmas = jnp.asarray(sigmas)
+    sigmas = checked(sigmas)
     first = (x, *history.empty(order, x, sigmas))
     return integrate(step, first, sigmas, trajectory, position=lambda carry: carry[0])

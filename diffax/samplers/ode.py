@@ -1,10 +1,14 @@
 """Single-step samplers of the probability-flow ODE, dx/dsigma = (x - D(x, sigma))/sigma; noise only on demand."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffax.known import check
 from diffax.prediction import Denoiser
+from diffax.samplers.grids.grid import check_sigmas
 from diffax.samplers.path import Samples, integrate, step_noise
 
 
@@ -25,8 +29,10 @@ def euler(
     Without churn it is `ddim` with eta = 0.
     """
 
+    churned = _churn(keys, sigmas, churn, s_min, s_max, s_noise)
+
     def step(x, i, s, r):
-        x, up = _churned(x, i, s, keys, churn / (len(sigmas) - 1), s_min, s_max, s_noise)
+        x, up = churned(x, i, s)
         x0 = denoise(x, up)
         return (r / up) * x + (1.0 - r / up) * x0, x0
 
@@ -53,8 +59,10 @@ def heun(
         s_noise: standard deviation of that noise.
     """
 
+    churned = _churn(keys, sigmas, churn, s_min, s_max, s_noise)
+
     def step(x, i, s, r):
-        x, up = _churned(x, i, s, keys, churn / (len(sigmas) - 1), s_min, s_max, s_noise)
+        x, up = churned(x, i, s)
         return heun_step(denoise, x, up, r)
 
     return integrate(step, x, sigmas, trajectory)
@@ -90,8 +98,10 @@ def dpm2(
     DPM-Solver-2, arXiv:2206.00927, Algorithm 1, in sigma; with the churn of arXiv:2206.00364, Algorithm 2 (see `heun`).
     """
 
+    churned = _churn(keys, sigmas, churn, s_min, s_max, s_noise)
+
     def step(x, i, s, r):
-        x, up = _churned(x, i, s, keys, churn / (len(sigmas) - 1), s_min, s_max, s_noise)
+        x, up = churned(x, i, s)
         x0 = denoise(x, up)
 
         def midpoint():
@@ -123,12 +133,21 @@ def dpmpp_2s(denoise: Denoiser, x: Array, sigmas: Array, keys: Array, *, traject
     return integrate(step, x, sigmas, trajectory)
 
 
-def _churned(x, i, s, keys, churn, s_min, s_max, s_noise):
-    """(x with noise added, its level): arXiv:2206.00364, Algorithm 2, lines 5 and 6."""
-    gamma = jnp.where((s_min <= s) & (s <= s_max), jnp.minimum(churn, 2.0**0.5 - 1.0), 0.0)
+def _churn(keys, sigmas, churn, s_min, s_max, s_noise):
+    """(x, i, s) -> (x with noise added, its level): arXiv:2206.00364, Algorithm 2, lines 5 and 6."""
+    check_sigmas(sigmas)
+    check(lambda churn: 0 <= churn < math.inf, "noise is added, not removed; 0 adds none", churn=churn)
+    check(lambda s_noise: 0 <= s_noise < math.inf, "a standard deviation is not negative", s_noise=s_noise)
+    check(lambda s_min, s_max: s_min <= s_max, "no level lies between them", s_min=s_min, s_max=s_max)
+    most = churn / (len(sigmas) - 1)
 
-    def noisier():
-        root = jnp.sqrt(jnp.where(gamma > 0, gamma * (2.0 + gamma), 1.0))  # √(up² - s²)/s, with nothing to cancel
-        return x + s_noise * s * root * step_noise(keys, i, x)
+    def churned(x, i, s):
+        gamma = jnp.where((s_min <= s) & (s <= s_max), jnp.minimum(most, 2.0**0.5 - 1.0), 0.0)
 
-    return jax.lax.cond(gamma > 0, noisier, lambda: x), s * (1.0 + gamma)
+        def noisier():
+            root = jnp.sqrt(jnp.where(gamma > 0, gamma * (2.0 + gamma), 1.0))  # √(up² - s²)/s, with nothing to cancel
+            return x + s_noise * s * root * step_noise(keys, i, x)
+
+        return jax.lax.cond(gamma > 0, noisier, lambda: x), s * (1.0 + gamma)
+
+    return churned

@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffax.batch import check_keys, normal
+from diffax.samplers.grids.grid import checked
+
 
 class Trajectory(NamedTuple):
     """The path of a sampler of n steps: `x` [n + 1, batch, *data] and the estimates `x0` [n, batch, *data] on it."""
@@ -19,8 +22,16 @@ Samples = Array | tuple[Array, Trajectory]
 
 
 def integrate(step: Callable, start, sigmas, trajectory, position=lambda carry: carry) -> Samples:
-    """Scans step(carry, i, s, r) -> (carry, x0) over neighboring levels (s, r); `position` finds x in the carry."""
-    sigmas = jnp.asarray(sigmas)
+    """Scans step(carry, i, s, r) -> (carry, x0) over neighboring levels (s, r); `position` finds x in the carry.
+
+    Raises:
+        ValueError: a grid that no sampler can follow.
+    """
+    return follow(step, start, checked(sigmas), trajectory, position)
+
+
+def follow(step: Callable, start, sigmas: Array, trajectory, position=lambda carry: carry) -> Samples:
+    """`integrate` over any levels, up or down."""
 
     def body(carry, level):
         carry, x0 = step(carry, *level)
@@ -36,16 +47,7 @@ def integrate(step: Callable, start, sigmas, trajectory, position=lambda carry: 
 def step_noise(keys, i, like):
     """Noise of step i, example by example."""
     check_keys(keys, like)
-    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), like.shape[1:], like.dtype))(keys)
-
-
-def check_keys(keys, like):
-    """Refuses keys that are not one an example of `like` [batch, *data]."""
-    if jnp.shape(keys)[:1] != like.shape[:1]:
-        n = len(like)
-        raise ValueError(
-            f"keys of shape {jnp.shape(keys)} for a batch of {n}: one key an example, jax.random.split(key, {n})"
-        )
+    return normal(jax.vmap(lambda key: jax.random.fold_in(key, i))(keys), like)
 
 
 def init_noise(keys: Array, shape: tuple[int, ...], sigma: float | Array) -> Array:

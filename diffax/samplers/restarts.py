@@ -1,12 +1,16 @@
 """Restart sampling: the ODE, and within an interval of levels back up by noise and down again."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffax.known import check, check_count
 from diffax.prediction import Denoiser
+from diffax.samplers.grids.grid import checked
 from diffax.samplers.ode import heun_step
-from diffax.samplers.path import Samples, integrate, step_noise
+from diffax.samplers.path import Samples, follow, step_noise
 
 
 def restart(
@@ -34,17 +38,18 @@ def restart(
         steps: Heun's steps of each way down.
         rho: of the way down.
     """
-    for name, value, least in (("times", times, 0), ("steps", steps, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}={value!r} is not allowed: give an integer, {least} or more")
-    levels, ups = _with_restarts(jnp.asarray(sigmas), lo, hi, times, steps, rho)
+    check_count("times", times, least=0)
+    check_count("steps", steps)
+    check(lambda lo, hi: 0 < lo and 0 < hi < math.inf, "levels are positive and finite", lo=lo, hi=hi)
+    check(lambda rho: 0 < rho < math.inf, "give a positive number, 7 as Karras et al. do", rho=rho)
+    levels, ups = _with_restarts(checked(sigmas), lo, hi, times, steps, rho)
 
     def step(x, i, s, r):
         up = ups[i]
         x = jax.lax.cond(up > 0, lambda: x + up * step_noise(keys, i, x), lambda: x)
         return heun_step(denoise, x, jnp.sqrt(s**2 + up**2), r)
 
-    return integrate(step, x, levels, trajectory)
+    return follow(step, x, levels, trajectory)
 
 
 def _with_restarts(sigmas, lo, hi, times, steps, rho):

@@ -1,10 +1,12 @@
 """Samplers that draw noise at every step, from keys of each example; the step to 0 draws none."""
 
+import math
 from collections.abc import Callable
 
 import jax.numpy as jnp
 from jax import Array
 
+from diffax.known import check, check_count
 from diffax.prediction import Denoiser
 from diffax.samplers.path import Samples, integrate, step_noise
 
@@ -18,7 +20,11 @@ def ddim(
 
     Args:
         eta: share of the noise that is drawn anew, in [0, 1].
+
+    Raises:
+        ValueError: another eta.
     """
+    check(lambda eta: 0 <= eta <= 1, "it is a share of the noise; give a number in [0, 1]", eta=eta)
 
     def step(x, i, s, r):
         x0 = denoise(x, s)
@@ -56,7 +62,12 @@ def ancestral(
             beta of a variance-preserving chain, (s² - r²)(1 + r²)/(1 + s²); between them the logarithm is
             interpolated, arXiv:2102.09672, Eq. 15. A function (x, s) -> [batch, *data] where a network has learned
             it; XLA merges its network call with the denoiser's.
+
+    Raises:
+        ValueError: a number outside of [0, 1].
     """
+    if not callable(variance):
+        check(lambda v: 0 <= v <= 1, "0 is the small one, 1 the large; give a number in [0, 1]", variance=variance)
 
     def step(x, i, s, r):
         x0 = denoise(x, s)
@@ -102,8 +113,8 @@ def predictor_corrector(
         snr: signal-to-noise ratio of a correction.
         corrections: network calls of the corrector a step.
     """
-    if isinstance(corrections, bool) or not isinstance(corrections, int) or corrections < 0:
-        raise ValueError(f"corrections={corrections!r} is not allowed: give an integer, 0 or more")
+    check_count("corrections", corrections, least=0)
+    check(lambda snr: 0 <= snr < math.inf, "a ratio is not negative; the paper's is 0.16", snr=snr)
 
     def step(x, i, s, r):
         x0 = denoise(x, s)

@@ -8,23 +8,35 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffax.known import numbers
+
 Sigmas = Annotated[Array, "noise levels [n + 1], decreasing, the last 0"]
 
 
 def check_sigmas(sigmas) -> None:
     """Refuses a grid that no sampler can follow.
 
+    Of one that is traced only the shape is known. So a jitted run may end above 0, for another denoiser to go on.
+
     Raises:
         ValueError: not a vector of at least two finite, decreasing levels, the last of them 0.
     """
-    values = jax.device_get(jnp.asarray(sigmas)).ravel().tolist()
-    if jnp.ndim(sigmas) != 1 or len(values) < 2:
+    if jnp.ndim(sigmas) != 1 or len(sigmas) < 2:
         raise ValueError(f"sigmas must be a vector of at least 2 levels, got shape {jnp.shape(sigmas)}")
+    values = numbers(sigmas)
+    if values is None:
+        return
     for i, (s, r) in enumerate(itertools.pairwise(values)):
         if not (s > r and s < float("inf")):
             raise ValueError(f"sigmas must be finite and decrease, got {s} then {r} at step {i}")
     if values[-1] != 0.0:
-        raise ValueError(f"sigmas must end in 0, got {values[-1]}")
+        raise ValueError(f"sigmas must end in 0, got {values[-1]}: append 0")
+
+
+def checked(sigmas) -> Array:
+    """The grid as an array, once `check_sigmas` has passed it."""
+    check_sigmas(sigmas)
+    return jnp.asarray(sigmas)
 
 
 def check_options(n: int, **numbers) -> None:
