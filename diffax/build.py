@@ -12,6 +12,8 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+import jax
+
 import diffax.losses
 import diffax.prediction
 import diffax.process
@@ -31,6 +33,7 @@ class Experiment(NamedTuple):
     sampler_options: dict
     sigmas: Any
     null_label: int | None
+    objective: Callable
 
 
 def experiment(config: Mapping) -> Experiment:
@@ -47,7 +50,8 @@ def experiment(config: Mapping) -> Experiment:
     null_label = dataset.num_classes if config["loss"]["conditional"] else None
     if null_label == 0:
         raise ValueError(f"loss.conditional: True needs a data set with classes, {config['data']['name']} has none")
-    network = _network(config["network"], dataset.shape, null_label or 0)
+    objective = find("objective", config["loss"]["objective"]["name"], "loss.objective")
+    network = _network(config["network"], dataset.shape, null_label or 0, learns_variance(objective))
     process = make("process", config["process"], "process")
     sigmas = make("grid", config["sample"]["grid"], "sample.grid", process=process)
     try:
@@ -64,14 +68,21 @@ def experiment(config: Mapping) -> Experiment:
         sampler_options=options("sampler", config["sample"]["sampler"], "sample.sampler"),
         sigmas=sigmas,
         null_label=null_label,
+        objective=objective,
     )
 
 
-def _network(spec, shape, num_classes):
+def learns_variance(objective: Callable) -> bool:
+    """Whether an objective is of networks that learn their variance too, as the annotation of its `apply` tells."""
+    return typing.get_type_hints(objective, include_extras=True).get("apply") is diffax.prediction.LearnedApply
+
+
+def _network(spec, shape, num_classes, learns):
     """The Flax module of a spec, checked against the shape of the data before anything is traced."""
     from diffax.models import MLP, UNet, check_shape
 
-    network = make("network", spec, "network", num_classes=num_classes, out_channels=shape[-1])
+    out_channels = shape[-1] * (2 if learns else 1)
+    network = make("network", spec, "network", num_classes=num_classes, out_channels=out_channels)
     if isinstance(network, MLP) and len(shape) != 1:
         raise ValueError(f"network: MLP takes vectors [features], the data has shape {shape}")
     if isinstance(network, UNet):
@@ -85,19 +96,69 @@ def _network(spec, shape, num_classes):
 
 
 def loss(experiment: Experiment, network: Callable):
-    """The training loss of an experiment, for `network` as `diffax.train.Network`."""
+    """The training loss of an experiment, for `network` as `diffax.train.Network`.
+
+    Raises:
+        ValueError: options that the objective does not take, among them a weight where it has its own.
+    """
+    from diffax.chain import discretized, gaussian
     from diffax.train import diffusion_loss
 
-    config = experiment.config["loss"]
-    return diffusion_loss(
-        network,
-        experiment.process,
-        experiment.prediction,
-        sample_time=make("time", config["time"], "loss.time"),
-        weight=make("weight", config["weight"], "loss.weight"),
-        null_label=experiment.null_label,
-        drop=config["drop"],
-    )
+    config, objective = experiment.config["loss"], experiment.objective
+    takes = inspect.signature(objective).parameters
+    chosen = options("objective", config["objective"], "loss.objective")
+    weight = make("weight", config["weight"], "loss.weight")
+    if "weight" in takes:
+        chosen["weight"] = weight
+    elif config["weight"]["name"] != "unit":
+        raise ValueError(
+            f"loss.weight: {config['weight']['name']} is not allowed, {config['objective']['name']} has a weight of "
+            "its own; leave it out"
+        )
+    if "decoder" in takes:
+        levels = 0 if experiment.config["pipeline"]["dequantize"] else experiment.dataset.levels
+        chosen["decoder"] = discretized(levels) if levels else gaussian
+
+    def of_process(process):
+        return diffusion_loss(
+            network,
+            process,
+            experiment.prediction,
+            objective=objective,
+            sample_time=make("time", config["time"], "loss.time"),
+            null_label=experiment.null_label,
+            drop=config["drop"],
+            **chosen,
+        )
+
+    if not config["learn_process"]:
+        return of_process(experiment.process)
+
+    def loss_fn(params, batch, keys):
+        network_params, process = parts(experiment, params)
+        return of_process(process)(network_params, batch, keys)
+
+    return loss_fn
+
+
+def trained(experiment: Experiment, params):
+    """All that is trained: the network's parameters, and beside them the numbers of a process that is learned."""
+    if not experiment.config["loss"]["learn_process"]:
+        return params
+    numbers = {place: jax.numpy.asarray(leaf, "float32") for place, leaf in _numbers(experiment.process)}
+    return {"network": params, "process": numbers}
+
+
+def parts(experiment: Experiment, params) -> tuple[Any, Process]:
+    """(the network's parameters, the process) of what was trained."""
+    if not experiment.config["loss"]["learn_process"]:
+        return params, experiment.process
+    leaves = [params["process"][place] for place, _ in _numbers(experiment.process)]
+    return params["network"], jax.tree.unflatten(jax.tree.structure(experiment.process), leaves)
+
+
+def _numbers(process):
+    return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree.leaves_with_path(process)]
 
 
 def optimizer(config: Mapping):
@@ -209,7 +270,17 @@ def _returns(module, alias):
 
 
 def _is_process(value):
-    return inspect.isclass(value) and issubclass(value, Process) and value is not Process
+    made = typing.get_type_hints(value).get("return") if inspect.isfunction(value) else value
+    return inspect.isclass(made) and issubclass(made, Process) and made is not Process
+
+
+def _is_objective(value):
+    given = ["apply", "process", "prediction", "x0", "keys"]
+    return (
+        inspect.isfunction(value)
+        and list(inspect.signature(value).parameters)[:5] == given
+        and typing.get_type_hints(value).get("return") is jax.Array
+    )
 
 
 def _is_network(value):
@@ -239,6 +310,11 @@ _KINDS = {
     "coefficient": ("diffax.prediction", _is_coefficient, ()),
     "network": ("diffax.models", _is_network, ("num_classes", "out_channels")),
     "time": ("diffax.losses", _returns("diffax.losses", "TimeSampler"), ()),
+    "objective": (
+        "diffax.losses",
+        _is_objective,
+        (*"apply process prediction x0 keys sample_time weight decoder".split(),),
+    ),
     "weight": ("diffax.losses", _returns("diffax.losses", "Weight"), ()),
     "optimizer": ("optax", _is_optimizer, ("learning_rate",)),
     "sampler": (

@@ -107,6 +107,19 @@ def step_divergence(square: Array, wider: Array, nearer: Array, logsnr: Array) -
     return 0.5 * (wider + jnp.expm1(-wider) + jnp.exp(-wider) * drop * square)
 
 
+def decoder_std(v: Array, sigma: Array, nearer: Array, logsnr: Array) -> Array:
+    """Of the step to data, from the first level: sigma, √beta_1, at v = 1, the posterior's of the step above at v = 0.
+
+    In L_0, which has no small variance, that of the next step takes its place, as in arXiv:2102.09672's own code.
+
+    Args:
+        v: share of the large variance. sigma: at the first level. nearer, logsnr: of the first level and the next.
+    """
+    # log(r²·(s² - r²)/s²·alpha(r)²) less log(r²·alpha(r)²), r the first level
+    small = jnp.log(-jnp.expm1(logsnr - nearer))
+    return sigma * jnp.exp(0.5 * (1.0 - v) * small)
+
+
 def _check_levels(levels):
     if not levels >= 2:
         raise ValueError(f"levels of {levels} is not allowed, expected at least 2")

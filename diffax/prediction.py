@@ -5,7 +5,7 @@ parameterization apart from another: targets, the way back to x0 and every loss 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,8 @@ from diffax.batch import expand
 from diffax.process import Process
 
 Apply = Callable[[Array, Array], Array]  # (x_in [batch, *data], c_noise [batch]) -> y [batch, *data]
+# the same with (y, v) along the last axis, twice as long as that of x_in: a network that learns its variance
+LearnedApply = Annotated[Apply, "learns its variance"]
 Denoiser = Callable[[Array, Array], Array]  # (x [batch, *data], sigma, a scalar or [batch]) -> x0 [batch, *data]
 Coefficient = Callable[[Process, Array], Array]  # (process, t [batch]) -> [batch]
 
@@ -130,7 +132,7 @@ def denoiser(apply: Apply, process: Process, prediction: Prediction) -> Denoiser
     return denoise
 
 
-def learned_variance(apply: Apply, process: Process, prediction: Prediction) -> tuple[Denoiser, Denoiser]:
+def learned_variance(apply: LearnedApply, process: Process, prediction: Prediction) -> tuple[Denoiser, Denoiser]:
     """(denoise, variance) of a network with twice the channels, for `samplers.ancestral(variance=variance)`.
 
     `variance` is (x, sigma) -> v [batch, *data], which interpolates between the logarithms of the small variance (0)

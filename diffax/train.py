@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from diffax.losses import TimeSampler, Weight, denoising_loss, uniform, unit
+from diffax.losses import denoising_loss
 from diffax.prediction import Prediction
 from diffax.process import Process, pytree
 
@@ -110,14 +110,16 @@ def diffusion_loss(
     process: Process,
     prediction: Prediction,
     *,
-    sample_time: TimeSampler = uniform(),  # noqa: B008 - pure functions
-    weight: Weight = unit(),  # noqa: B008
+    objective: Callable[..., Array] = denoising_loss,
     null_label: int | None = None,
     drop: float = 0.0,
+    **options,
 ) -> LossFn:
-    """The loss of a batch dict(x0, label), example by example: `denoising_loss` with labels and dropout bound.
+    """The loss of a batch dict(x0, label), example by example: an objective with labels and dropout bound.
 
     Args:
+        objective: (apply, process, prediction, x0, keys, **options) -> [batch], of `diffax.losses` or your own.
+        options: the objective's, such as `sample_time` and `weight`.
         null_label: the label that stands for "no class"; None for a network without classes.
         drop: probability with which a label is replaced by it, for guidance; arXiv:2207.12598, Algorithm 1.
     """
@@ -132,7 +134,7 @@ def diffusion_loss(
         def apply(x_in, c_noise):
             return network(params, x_in, c_noise, label, parts[:, 1])
 
-        return denoising_loss(apply, process, prediction, batch["x0"], parts[:, 2], sample_time, weight)
+        return objective(apply, process, prediction, batch["x0"], parts[:, 2], **options)
 
     return loss_fn
 

@@ -13,10 +13,12 @@ class Pipeline(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """Whether the network is told the class, and how often it is told nothing, for guidance."""
+    """Whether the network is told the class, how often it is told nothing, for guidance, and whether the numbers of the
+    process are trained too."""
 
     conditional: bool = False
     drop: float = 0.1
+    learn_process: bool = False
 
 
 class Optimizer(NamedTuple):
@@ -54,7 +56,8 @@ class Train(NamedTuple):
 class Sample(NamedTuple):
     """Samples: their number, the batch, the seed, the average used ("": the first, "none": the raw parameters).
 
-    `labels` are asked for in turn, all classes where empty.
+    `labels` are asked for in turn, all classes where empty. `learned_variance`: a sampler that takes a `variance` is
+    given the one that the network has learned, if it has.
     """
 
     n: int = 64
@@ -62,6 +65,7 @@ class Sample(NamedTuple):
     seed: int = 0
     ema: str = ""
     labels: tuple[int, ...] = ()
+    learned_variance: bool = True
 
 
 class Guidance(NamedTuple):
@@ -73,12 +77,13 @@ class Guidance(NamedTuple):
 
 
 class Likelihood(NamedTuple):
-    """Bits a dimension of so many `examples` of the data set's `split`, 0 for none; by how many `probes` each, and to
-    what `tolerance` (of a step of the solver, in nats)."""
+    """Bits a dimension of so many `examples` of the data set's `split`, 0 for none; by the bound, and where `ode`, by
+    the probability-flow ODE, with how many `probes` each and to what `tolerance` (of a step of the solver, in nats)."""
 
     examples: int = 0
     split: str = "test"
     batch_size: int = 100
+    ode: bool = True
     probes: int = 1
     tolerance: float = 1e-3
 
@@ -111,6 +116,7 @@ SPECS = {
     "process": "process",
     "prediction": "prediction",
     "network": "network",
+    "loss.objective": "objective",
     "loss.time": "time",
     "loss.weight": "weight",
     "optimizer": "optimizer",
@@ -118,6 +124,7 @@ SPECS = {
     "sample.grid": "grid",
 }
 NAMES = {
+    "loss.objective": "denoising_loss",
     "loss.time": "uniform",
     "loss.weight": "unit",
     "optimizer": "adam",

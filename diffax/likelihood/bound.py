@@ -1,13 +1,22 @@
 """The variational bound on -log p(x0) and its three terms, in discrete and in continuous time."""
 
-import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from diffax.batch import dot, expand, split_keys
-from diffax.chain import Bound, Decoder, count_steps, gaussian, large_over_small, prior_divergence, step_divergence
+from diffax.chain import (
+    Bound,
+    Decoder,
+    count_steps,
+    decoder_std,
+    gaussian,
+    large_over_small,
+    prior_divergence,
+    step_divergence,
+)
 from diffax.prediction import Denoiser
 from diffax.samplers.path import step_noise
 
@@ -20,7 +29,7 @@ def vlb(
     *,
     steps: int | None = None,
     draws: int | None = None,
-    variance: float = 1.0,
+    variance: float | Callable[[Array, Array], Array] = 1.0,
     decoder: Decoder = gaussian,
     prior_std: float = 1.0,
 ) -> Bound:
@@ -35,7 +44,8 @@ def vlb(
         steps: T, evenly spaced over the process's times; None takes a DDPM's own.
         draws: how many of the T - 1 steps to draw, in even strata, each with its share of the sum; None takes all.
         variance: as of `samplers.ancestral`: 1 is the large one, beta, the nearer to the optimum for data spread over
-            much more than a step's noise; 0 is the small one, the posterior's.
+            much more than a step's noise; 0 is the small one, the posterior's. A function (x, sigma) -> v [batch,
+            *data] where a network has learned it, of `prediction.learned_variance`.
         decoder: `gaussian` for continuous data, `discretized(levels)` for integers. Its std is sigma(t_min), for a DDPM
             √beta_1.
         prior_std: standard deviation of the prior on x_t at t_max; sigma_max for VE and EDM.
@@ -48,16 +58,24 @@ def vlb(
     noise_keys, level_keys = split_keys(keys, x0)
     logsnr = process.logsnr(_times(process, count, x0.dtype))
     n = count - 1 if draws is None else draws
-    size = math.prod(x0.shape[1:])
+    share = variance if callable(variance) else lambda x, sigma: variance
 
     def term(k):
         i = jnp.full(len(x0), k + 1) if draws is None else 1 + _step(_share(level_keys, k, n, x0.dtype), count - 1)
-        wider = variance * large_over_small(logsnr[i - 1], logsnr[i])
-        square = _squared_error(denoise, x0, logsnr[i], noise_keys, k + 1) / size
-        return size * step_divergence(square, wider, logsnr[i - 1], logsnr[i])
+        nearer, level = (expand(logsnr[j], x0) for j in (i - 1, i))
+        sigma = jnp.exp(-0.5 * logsnr[i])
+        x = x0 + expand(sigma, x0) * step_noise(noise_keys, k + 1, x0)
+        wider = share(x, sigma) * large_over_small(nearer, level)
+        divergence = step_divergence((x0 - denoise(x, sigma)) ** 2, wider, nearer, level)
+        return jnp.sum(divergence, axis=tuple(range(1, x0.ndim)))
 
     diffusion = _sum(term, n, x0) * ((count - 1) / n)
-    return _bound(denoise, process, x0, noise_keys, diffusion, decoder, prior_std)
+
+    def last_std(x, level, sigma):
+        # a variance that is learned is that of the step to data too
+        return decoder_std(variance(x, level), sigma, logsnr[0], logsnr[1]) if callable(variance) else sigma
+
+    return _bound(denoise, process, x0, noise_keys, diffusion, decoder, prior_std, last_std)
 
 
 def vlb_continuous(
@@ -90,13 +108,13 @@ def vlb_continuous(
     return _bound(denoise, process, x0, noise_keys, diffusion, decoder, prior_std)
 
 
-def _bound(denoise, process, x0, keys, diffusion, decoder, prior_std):
-    """The terms at the two ends, and all three together."""
+def _bound(denoise, process, x0, keys, diffusion, decoder, prior_std, std=lambda x, level, sigma: sigma):
+    """The terms at the two ends, and all three together; `std` of the decoder from (x, level, sigma(t_min))."""
     first, last = _times(process, 2, x0.dtype)
     prior = prior_divergence(x0, process.alpha(last), process.sigma(last), prior_std)
     level = process.nsr(first)
-    estimate = denoise(x0 + level * step_noise(keys, 0, x0), level)
-    reconstruction = -decoder(x0, estimate, process.sigma(first))
+    x = x0 + level * step_noise(keys, 0, x0)
+    reconstruction = -decoder(x0, denoise(x, level), std(x, level, process.sigma(first)))
     return Bound(prior, diffusion, reconstruction, prior + diffusion + reconstruction)
 
 

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from diffax import build, parallel
+from diffax.chain import count_steps
 from diffax.loop import likelihoods, sampling
 
 
@@ -30,6 +31,7 @@ def experiment(config: Mapping) -> build.Experiment:
     if config["eval"]["likelihood"]["examples"]:
         likelihoods.held_out(built)
     _check_times(built)
+    _check_objective(built)
     _check_sampler(built)
     return built
 
@@ -68,6 +70,29 @@ def _check_sampler(experiment):
         inspect.signature(sampler).bind(None, None, None, None, **experiment.sampler_options)
     except TypeError as error:
         raise ValueError(f"sample.sampler.name: {name!r} does not take (denoise, x, sigmas, keys): {error}") from None
+
+
+def _check_objective(experiment):
+    """An objective may not fit the process, the times or the weight; only a bound can train a process."""
+    config, process = experiment.config["loss"], experiment.process
+    name, n = config["objective"]["name"], config["time"].get("n")
+    if "steps" in config["objective"]:
+        if config["time"]["name"] != "discrete":
+            raise ValueError(f"loss.time: {config['time']['name']} is not allowed, {name} is of a chain; use discrete")
+        try:
+            steps = count_steps(process, config["objective"]["steps"])
+        except ValueError as error:
+            raise ValueError(f"loss.objective: {error}") from None
+        if n not in (None, steps):
+            raise ValueError(f"loss.time.n: {n} is not allowed, {name} has {steps} steps; give the same")
+    if config["learn_process"] and not jax.tree.leaves(process):
+        kind = type(process).__name__
+        raise ValueError(f"loss.learn_process: True, but {kind} has no numbers to learn; set it to False")
+    if config["learn_process"] and name in ("denoising_loss", "hybrid_loss"):
+        raise ValueError(
+            f"loss.learn_process: True needs a bound, vdm_loss or vlb_loss; {name} would be least without noise"
+        )
+    build.loss(experiment, sampling.network_apply(experiment.network))
 
 
 def _check_times(experiment):

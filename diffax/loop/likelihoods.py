@@ -9,7 +9,6 @@ import numpy as np
 from diffax import build, report
 from diffax.build import Experiment
 from diffax.loop import sampling
-from diffax.prediction import denoiser
 
 
 def held_out(experiment: Experiment):
@@ -27,12 +26,15 @@ def held_out(experiment: Experiment):
     if not dataset.levels:
         name = config["data"]["name"]
         raise ValueError(f"eval.likelihood.examples: bits need integer values, {name} has floats; set it to 0")
+    if config["pipeline"]["dequantize"] and not options["ode"]:
+        raise ValueError("eval.likelihood.ode: False leaves no bits with pipeline.dequantize=True; set it to True")
     return dataset
 
 
 def scores(experiment: Experiment, params) -> dict[str, float]:
-    """`bits_per_dim` by the ODE, the mean over uniformly dequantized examples, and its standard error over them; for a
-    network that was not trained on dequantized data, `vlb_bits_per_dim` too, the continuous-time bound.
+    """`bits_per_dim` by the ODE, of uniformly dequantized examples; for a network that was not trained on dequantized
+    data, `vlb_bits_per_dim` too: the continuous-time bound, or that of the chain whose variances the network learned.
+    Each is a mean over the examples, with its standard error.
 
     The ODE runs from nsr(t_min) to nsr(t_max), its prior is the noise that samples start from.
     """
@@ -50,40 +52,41 @@ def scores(experiment: Experiment, params) -> dict[str, float]:
     with report.progress(n, noun="likelihood") as bar:
         for start in range(0, n, size):
             part = np.arange(start, start + size) % n  # the last batch is filled up, and cut below
-            found.append(np.stack(run(rows["x0"][part], plain["x0"][part], labels[part], keys[part])))
+            found.append(run(rows["x0"][part], plain["x0"][part], labels[part], keys[part]))
             bar.update(min(start + size, n), min(size, n - start))
-    nats, *bounds = np.concatenate(found, axis=1)[:, :n].astype(np.float64)
-    bits = np.asarray(likelihood.bits_per_dim(nats, dataset.shape, dataset.levels))
-    error = float(bits.std(ddof=1) / np.sqrt(n)) if n > 1 else 0.0
-    result = {"bits_per_dim": float(bits.mean()), "bits_per_dim_standard_error": error}
-    if bounds:
-        result["vlb_bits_per_dim"] = float(np.mean(likelihood.bits_per_dim(-bounds[0], dataset.shape, None)))
+    result = {}
+    for name in found[0]:
+        nats = np.concatenate([part[name] for part in found])[:n].astype(np.float64)
+        bits = np.asarray(likelihood.bits_per_dim(nats, dataset.shape, dataset.levels if name == _ODE else None))
+        error = float(bits.std(ddof=1) / np.sqrt(n)) if n > 1 else 0.0
+        result |= {name: float(bits.mean()), f"{name}_standard_error": error}
     return result
 
 
+_ODE, _BOUND = "bits_per_dim", "vlb_bits_per_dim"
+
+
 def _nats(experiment, params, levels):
-    """Of one example, (x dequantized, x plain, label, key) -> its log-density, and the bound in training on plain x."""
+    """Of one example, (x dequantized, x plain, label, key) -> log-densities by name, that of the bound of plain x."""
     from diffax import likelihood
 
-    config, process = experiment.config, experiment.process
-    tolerance = config["eval"]["likelihood"]["tolerance"]
-    trace = likelihood.hutchinson(config["eval"]["likelihood"]["probes"])
+    config, options = experiment.config, experiment.config["eval"]["likelihood"]
+    network, process = sampling.network_apply(experiment.network), build.parts(experiment, params)[1]
+    trace, tolerance = likelihood.hutchinson(options["probes"]), options["tolerance"]
     ends = [jnp.asarray(t, jnp.float32) for t in (process.t_min, process.t_max)]
     ode = dict(zip(("lo", "hi"), (float(process.nsr(t)) for t in ends)), trace=trace, rtol=tolerance, atol=tolerance)
     of_bound = dict(decoder=likelihood.discretized(levels), prior_std=float(process.sigma(ends[1])))
 
     def nats(x, plain, label, key):
-        denoise, keys = _denoiser(experiment, params, label), key[None]
-        found = (likelihood.log_prob(denoise, x[None], keys, **ode).log_prob[0],)
-        if config["pipeline"]["dequantize"]:
-            return found
-        return *found, likelihood.vlb_continuous(denoise, process, plain[None], keys, **of_bound).total[0]
+        given = None if experiment.null_label is None else jnp.asarray(label)[None]
+        denoise, variance = sampling.estimates(experiment, network, params, given)
+        found, keys = {}, key[None]
+        if options["ode"]:
+            found[_ODE] = likelihood.log_prob(denoise, x[None], keys, **ode).log_prob[0]
+        if not config["pipeline"]["dequantize"]:
+            of_chain = dict(steps=config["loss"]["objective"].get("steps"), variance=variance)
+            bound = likelihood.vlb_continuous if variance is None else partial(likelihood.vlb, **of_chain)
+            found[_BOUND] = -bound(denoise, process, plain[None], keys, **of_bound).total[0]
+        return found
 
     return nats
-
-
-def _denoiser(experiment, params, label):
-    """The denoiser of a batch of one: unguided, of its class where the network has classes."""
-    given = None if experiment.null_label is None else jnp.asarray(label)[None]
-    apply = partial(sampling.network_apply(experiment.network), params, label=given)
-    return denoiser(apply, experiment.process, experiment.prediction)

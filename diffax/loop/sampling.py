@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from diffax import parallel, samplers
+from diffax import build, parallel, samplers
 from diffax.build import Experiment
 from diffax.guidance import batched_cfg
-from diffax.prediction import denoiser
+from diffax.prediction import denoiser, learned_variance
 
 Generate = Callable[..., Any]  # (params, seed, labels [n] or None, n, ...) -> x0 [n, *data]
 
@@ -51,17 +51,20 @@ def generator(experiment: Experiment, trajectory: bool = False) -> Generate:
         partial(experiment.sampler, **fixed, trajectory=True) if trajectory else partial(experiment.sampler, **fixed)
     )
 
+    use_variance = takes_learned_variance(experiment)
+
     @jax.jit
     def run(params, seed, indices, labels, sigmas, guidance, options):
         key = jax.random.key(seed)
         keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(indices)
         x = samplers.init_noise(keys[:, 0], experiment.dataset.shape, sigmas[0])
-        denoise = _denoise(experiment, network, params, labels, guidance)
-        result = sampler(denoise, x, sigmas, keys[:, 1], **options)
+        denoise, variance = estimates(experiment, network, params, labels, guidance)
+        learned = {"variance": variance} if use_variance else {}
+        result = sampler(denoise, x, sigmas, keys[:, 1], **{**options, **learned})
         return result[1].x if trajectory else result
 
     def generate(params, seed, labels, n, batch_size, guidance, first=0, sigmas=None, options=None, tick=None):
-        sigmas = experiment.sigmas if sigmas is None else sigmas
+        sigmas = grid(experiment, params) if sigmas is None else sigmas
         values = {**swept, **(options or {})}
         batches = []
         for start in range(0, n, batch_size):
@@ -77,17 +80,38 @@ def generator(experiment: Experiment, trajectory: bool = False) -> Generate:
     return generate
 
 
-def _denoise(experiment, network, params, labels, guidance):
-    """The denoiser of the network, guided where it has classes."""
+def estimates(experiment: Experiment, network: Callable, params, labels, guidance=None):
+    """(denoise, variance or None) of a network: `denoise` guided where it has classes, unless `guidance` is None.
 
-    def with_label(x, sigma, label):
+    `variance` is that of the steps, of a network that has learned it, for the class asked for.
+    """
+    params, process = build.parts(experiment, params)
+
+    def both(label):
         apply = partial(network, params, label=label)
-        return denoiser(apply, experiment.process, experiment.prediction)(x, sigma)
+        if build.learns_variance(experiment.objective):
+            return learned_variance(apply, process, experiment.prediction)
+        return denoiser(apply, process, experiment.prediction), None
 
-    if labels is None:
-        return partial(with_label, label=None)
-    nothing = jnp.full_like(labels, experiment.null_label)
-    return batched_cfg(with_label, labels, nothing, **guidance)
+    denoise, variance = both(labels)
+    if labels is not None and guidance is not None:
+        nothing = jnp.full_like(labels, experiment.null_label)
+        denoise = batched_cfg(lambda x, sigma, label: both(label)[0](x, sigma), labels, nothing, **guidance)
+    return denoise, variance
+
+
+def takes_learned_variance(experiment: Experiment) -> bool:
+    """Whether the sampler is given the variance that the network has learned."""
+    takes = "variance" in inspect.signature(experiment.sampler).parameters
+    return takes and build.learns_variance(experiment.objective) and experiment.config["sample"]["learned_variance"]
+
+
+def grid(experiment: Experiment, params) -> Any:
+    """The levels of `sample.grid`; of a learned process as it is by now."""
+    if not experiment.config["loss"]["learn_process"]:
+        return experiment.sigmas
+    process = build.parts(experiment, params)[1]
+    return build.make("grid", experiment.config["sample"]["grid"], "sample.grid", process=process)
 
 
 def _place(arrays, batch_size):

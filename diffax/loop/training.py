@@ -227,6 +227,7 @@ def initial_state(experiment: build.Experiment) -> TrainState:
 
     key = jax.random.fold_in(jax.random.key(experiment.config["seed"]), 2**31 - 1)  # no step's key
     params = init(experiment.network, key, *input_shapes(experiment))
+    params = build.trained(experiment, params)
     return init_state(params, build.optimizer(experiment.config), build.emas(experiment.config))
 
 

@@ -7,16 +7,16 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffax.batch import expand
-from diffax.chain import Decoder, count_steps, discretized, large_over_small, step_divergence
+from diffax.chain import Decoder, count_steps, decoder_std, discretized, large_over_small, step_divergence
 from diffax.losses.denoising import draw, squared_error
 from diffax.losses.times import TimeSampler, discrete
 from diffax.losses.weights import Weight, unit
-from diffax.prediction import Apply, Prediction, split_learned, to_x0
+from diffax.prediction import LearnedApply, Prediction, split_learned, to_x0
 from diffax.process import Process
 
 
 def hybrid_loss(
-    apply: Apply,
+    apply: LearnedApply,
     process: Process,
     prediction: Prediction,
     x0: Array,
@@ -44,7 +44,7 @@ def hybrid_loss(
 
 
 def vlb_loss(
-    apply: Apply,
+    apply: LearnedApply,
     process: Process,
     prediction: Prediction,
     x0: Array,
@@ -94,16 +94,8 @@ def _chain_term(process, x0, estimate, v, t, steps, decoder):
     ratio = large_over_small(nearer, logsnr)
     data = tuple(range(1, x0.ndim))
     divergence = jnp.sum(step_divergence((x0 - estimate) ** 2, v * ratio, nearer, logsnr), axis=data)
-    std = _decoder_std(process, v, nearer, logsnr, expand(process.alpha(s), x0))
+    std = decoder_std(v, expand(process.sigma(s), x0), nearer, logsnr)
     # where no decoder is asked for, its own logarithm could overflow and its gradient be NaN
     at_first = expand(first, x0)
     surprise = -decoder(x0, jnp.where(at_first, estimate, x0), jnp.where(at_first, std, 1.0))
     return count * jnp.where(first, surprise, divergence) / math.prod(x0.shape[1:])
-
-
-def _decoder_std(process, v, nearer, logsnr, alpha):
-    """Of the step to data: √beta_1 = sigma(t_min) at v = 1, and the posterior's of the step above it at v = 0."""
-    sigma2 = alpha**2 * jnp.exp(-nearer)
-    # log(r²·(s² - r²)/s²·alpha(r)²) less log(r²·alpha(r)²), r the first level
-    small = jnp.log(-jnp.expm1(logsnr - nearer))
-    return jnp.sqrt(sigma2) * jnp.exp(0.5 * (1.0 - v) * small)
