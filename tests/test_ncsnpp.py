@@ -22,7 +22,11 @@ def spec(shape, dtype=jnp.float32):
 
 
 def normal(seed, shape):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def compiled(function):
+    return jax.jit(function, compiler_options=QUICKLY)  # one program is made sooner than one for each operation
 
 
 # Sizes
@@ -99,33 +103,34 @@ def filtered(x, pad, stride, taps=(1 / 8, 3 / 8, 3 / 8, 1 / 8)):
 
 def test_fir_resampling_is_the_convolution():
     x = normal(0, (2, 6, 8, 3))
-    np.testing.assert_allclose(fir.downsample(x), filtered(x, (1, 1), 2), atol=1e-6)
-    np.testing.assert_allclose(fir.blur(x), filtered(x, (2, 2), 1), atol=1e-6)
+    down, up, blurred = compiled(lambda x: (fir.downsample(x), fir.upsample(x), fir.blur(x)))(x)
+    np.testing.assert_allclose(down, filtered(x, (1, 1), 2), atol=1e-6)
+    np.testing.assert_allclose(blurred, filtered(x, (2, 2), 1), atol=1e-6)
     stuffed = np.zeros((2, 12, 16, 3))
     stuffed[:, ::2, ::2] = x
     # four times the filter, since three of four pixels are zeros
-    np.testing.assert_allclose(fir.upsample(x), 4 * filtered(stuffed, (2, 1), 1), atol=1e-6)
+    np.testing.assert_allclose(up, 4 * filtered(stuffed, (2, 1), 1), atol=1e-6)
 
 
 def test_fir_resampling_keeps_constants_and_stays_in_place():
-    constant = jnp.ones((1, 8, 8, 1))
-    inner = (0, slice(1, -1), slice(1, -1), 0)
-    for resample in (fir.downsample, fir.upsample):
-        np.testing.assert_allclose(resample(constant)[inner], 1.0, rtol=1e-6)
-    np.testing.assert_allclose(fir.downsample(constant)[0, 0, 1:-1, 0], 7 / 8, rtol=1e-6)  # one zero beyond the border
     # pixel i of n lies at (i + 1/2)/n of the side, before and after
-    where = lambda n: (np.arange(n) + 0.5) / n  # noqa: E731
-    ramp = jnp.broadcast_to(jnp.asarray(where(8), jnp.float32)[:, None, None], (1, 8, 8, 1))
-    np.testing.assert_allclose(fir.downsample(ramp)[0, 1:-1, 1, 0], where(4)[1:-1], rtol=1e-6)
-    np.testing.assert_allclose(fir.upsample(ramp)[0, 1:-1, 1, 0], where(16)[1:-1], rtol=1e-6)
+    where = lambda n: (np.arange(n, dtype=np.float32) + 0.5) / n  # noqa: E731
+    x = np.stack([np.ones((8, 8)), np.tile(where(8)[:, None], 8)])[..., None].astype(np.float32)
+    down, up, blurred = compiled(lambda x: (fir.downsample(x), fir.upsample(x), fir.blur(x)))(x)
+    for constant in (down[0], up[0]):
+        np.testing.assert_allclose(constant[1:-1, 1:-1], 1.0, rtol=1e-6)
+    np.testing.assert_allclose(down[0, 0, 1:-1], 7 / 8, rtol=1e-6)  # one zero beyond the border
+    np.testing.assert_allclose(down[1, 1:-1, 1, 0], where(4)[1:-1], rtol=1e-6)
+    np.testing.assert_allclose(up[1, 1:-1, 1, 0], where(16)[1:-1], rtol=1e-6)
     # of the blurred image, a convolution of stride 2 is centered on 1, 3, ...
-    np.testing.assert_allclose(fir.blur(ramp)[0, 1::2, 4, 0][1:-1], where(4)[1:-1], rtol=1e-6)
+    np.testing.assert_allclose(blurred[1, 1::2, 4, 0][1:-1], where(4)[1:-1], rtol=1e-6)
 
 
 def test_fir_upsampling_is_the_transpose_of_downsampling():
-    x, z = normal(0, (2, 6, 8, 3)), normal(1, (2, 3, 4, 3))
-    transposed = jax.linear_transpose(fir.downsample, x)(z)[0]
-    np.testing.assert_allclose(fir.upsample(z), 4 * transposed, atol=1e-6)
+    z = normal(1, (2, 3, 4, 3))
+    transpose = jax.linear_transpose(fir.downsample, spec((2, 6, 8, 3)))
+    up, transposed = compiled(lambda z: (fir.upsample(z), transpose(z)[0]))(z)
+    np.testing.assert_allclose(up, 4 * transposed, atol=1e-6)
 
 
 # Skip paths
@@ -147,7 +152,8 @@ def test_a_block_with_rescaled_skips_is_the_plain_one_over_the_root_of_two(block
     args = (x, normal(1, (2, 16))) if isinstance(block, layers.ResBlock) else (x,)
     params = jax.tree.map(lambda p: normal(p.size, p.shape), init(block, KEY, *args))
     assert ("skip" in params) == isinstance(block, layers.ResBlock)
-    plain, rescaled = (b.apply({"params": params}, *args) for b in (block, block.clone(skip_rescale=True)))
+    both = (block, block.clone(skip_rescale=True))
+    plain, rescaled = compiled(lambda: [b.apply({"params": params}, *args) for b in both])()
     np.testing.assert_allclose(rescaled, plain / np.sqrt(2), rtol=1e-5)
 
 
@@ -155,9 +161,9 @@ def test_the_image_joins_the_features_after_each_downsampling():
     """In a new network a residual block is its skip path: what down_1_0 returns is what joined, over sqrt(2)."""
     options = dict(channels=8, groups=4, multipliers=(1, 1), attention=(), fourier=1.0)
     network = UNet(**{**NCSNPP, **options, "blocks": 1})
-    x, c = normal(0, (2, 8, 8, 3)), jnp.asarray([0.5, -1.0])
+    x, c = normal(0, (2, 8, 8, 3)), np.float32([0.5, -1.0])
     params = init(network, KEY, x, c)
-    captured = jax.jit(functools.partial(network.apply, capture_intermediates=True), compiler_options=QUICKLY)
+    captured = compiled(functools.partial(network.apply, capture_intermediates=True))
     inner = captured({"params": params}, x, c)[1]["intermediates"]
     found = {name: np.asarray(inner[name]["__call__"][0]) for name in ("down_1", "image_1", "down_1_0")}
     np.testing.assert_allclose(found["down_1_0"], (found["down_1"] + found["image_1"]) / 2, rtol=1e-5, atol=1e-6)
@@ -179,13 +185,13 @@ def test_fourier_features_formula():
     angles = 2 * np.pi * c.astype(np.float32)[:, None].astype(np.float64) * rates
     expected = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
     # an angle of thousands has a float32 error of 1e-3
-    np.testing.assert_allclose(module.apply({"params": params}, jnp.asarray(c)), expected, atol=1e-3)
+    np.testing.assert_allclose(compiled(module.apply)({"params": params}, c), expected, atol=1e-3)
 
 
 def test_fourier_rates_are_never_trained():
     module = layers.Conditioning(8, 16, fourier=1.0)
-    c = jnp.asarray([0.3, -0.2])
+    c = np.float32([0.3, -0.2])
     params = init(module, KEY, c)
-    gradient = jax.grad(lambda p: jnp.sum(module.apply({"params": p}, c) ** 2))(params)
+    gradient = compiled(jax.grad(lambda p: jnp.sum(module.apply({"params": p}, c) ** 2)))(params)
     assert not np.any(gradient["fourier"]["rates"]) and np.any(gradient["dense_0"]["kernel"])
     assert params["dense_0"]["kernel"].shape == (16, 16)  # sines and cosines, 8 of each
