@@ -47,7 +47,7 @@ def quarter_log_nsr(process: Process, t: Array) -> Array:
 
 
 def log_nsr(process: Process, t: Array) -> Array:
-    """c_noise = ln(nsr), what random Fourier features embed in arXiv:2011.13456, App. C."""
+    """c_noise = ln(nsr), what random Fourier features embed in arXiv:2011.13456, App. H."""
     return jnp.log(process.nsr(t))
 
 

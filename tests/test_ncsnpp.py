@@ -1,6 +1,7 @@
 """Networks of the landmark systems: their sizes by an independent count, and the layers that NCSN++ is made of."""
 
 import functools
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +9,18 @@ import numpy as np
 import pytest
 from perceptron import QUICKLY
 
+from diffax import config as configs
 from diffax.models import UNet, fir, init, layers
 
 KEY = jax.random.key(0)
-DDPMPP = dict(blocks=4, residual_resampling=True, skip_conv=True, skip_rescale=True, attend_once=True)
-NCSNPP = dict(**DDPMPP, fir=True, progressive_input=True, fourier=16.0)
-ADM = dict(out_channels=6, channels=192, multipliers=(1, 2, 3, 4), blocks=3, attention=(32, 16, 8), num_classes=1000)
-ADM |= dict(head_dim=64, adaptive=True, residual_resampling=True)
+EXPERIMENTS = pathlib.Path(__file__).parents[1] / "experiments"
+
+
+def network_of(experiment):
+    """The options of the network that an experiment names."""
+    options = dict(configs.load(str(EXPERIMENTS / f"{experiment}.py"))["network"])
+    assert options.pop("name") == "UNet"
+    return options
 
 
 def spec(shape, dtype=jnp.float32):
@@ -33,7 +39,7 @@ def compiled(function):
 
 
 def count(size, *, channels=128, multipliers=(1, 2, 2, 2), blocks=2, attention=(16,), num_classes=0, **options):
-    """The parameters of a UNet from the papers' descriptions of its layers, without a look at the network."""
+    """The parameters of a UNet from the papers' descriptions of its layers, summed apart from the network."""
     on = options.get
     emb = 4 * channels
 
@@ -71,20 +77,22 @@ def count(size, *, channels=128, multipliers=(1, 2, 2, 2), blocks=2, attention=(
 
 
 @pytest.mark.parametrize(
-    "options, size, expected",
+    "experiment, size, expected, more",
     [
-        pytest.param({}, 32, 35_746_307, id="DDPM"),
-        # arXiv:2011.13456, released code
-        pytest.param(DDPMPP, 32, 61_804_419, id="DDPM++"),
-        # no count that we know of was printed: the layers of the paper, summed, and the 128 fixed Fourier rates
-        pytest.param(NCSNPP, 32, 62_758_915, id="NCSN++"),
-        # arXiv:2206.00364, 55.7M: its network, less the layer that tells it the augmentation, 9 numbers to 128
-        pytest.param(dict(DDPMPP, multipliers=(2, 2, 2)), 32, 55_733_891 - 9 * 128, id="EDM"),
-        # arXiv:2105.05233, 296M, and a row for the null class
-        pytest.param(ADM, 64, 295_904_454 + 4 * 192, id="ADM"),
+        ("cifar10_ddpm", 32, 35_746_307, {}),
+        # the network of arXiv:2011.13456's released code
+        ("cifar10_vp", 32, 61_804_419, {}),
+        # no exact count that we know of was printed: the layers of the paper, summed, and the 128 fixed Fourier rates
+        ("cifar10_ncsnpp", 32, 62_758_915, {}),
+        # that of arXiv:2206.00364, 55.7M, less the layer that tells it the augmentation, 9 numbers to 128
+        ("cifar10_edm", 32, 55_733_891 - 9 * 128, {}),
+        # arXiv:2105.05233, 296M with its learned variance, and a row for the null class
+        ("imagenet64_adm", 64, 295_904_454 + 4 * 192, dict(out_channels=6, num_classes=1000)),
     ],
+    ids=["DDPM", "DDPM++", "NCSN++", "EDM", "ADM"],
 )
-def test_parameter_counts(options, size, expected):
+def test_parameter_counts(experiment, size, expected, more):
+    options = network_of(experiment) | more
     network = UNet(**options)
     label = [spec((1,), jnp.int32)] if network.num_classes else []
     params = jax.eval_shape(network.init, KEY, spec((1, size, size, 3)), spec((1,)), *label)["params"]
@@ -157,19 +165,36 @@ def test_a_block_with_rescaled_skips_is_the_plain_one_over_the_root_of_two(block
     np.testing.assert_allclose(rescaled, plain / np.sqrt(2), rtol=1e-5)
 
 
-def test_the_image_joins_the_features_after_each_downsampling():
-    """In a new network a residual block is its skip path: what down_1_0 returns is what joined, over sqrt(2)."""
-    options = dict(channels=8, groups=4, multipliers=(1, 1), attention=(), fourier=1.0)
-    network = UNet(**{**NCSNPP, **options, "blocks": 1})
+def test_the_path_of_a_new_network_is_that_of_the_paper():
+    """In a new network a residual block is its skip path over sqrt(2), so every other layer can be checked by hand."""
+    smaller = dict(channels=8, groups=4, multipliers=(1, 1, 1), attention=(), fourier=1.0, blocks=1)
+    network = UNet(**network_of("cifar10_ncsnpp") | smaller)
     x, c = normal(0, (2, 8, 8, 3)), np.float32([0.5, -1.0])
     params = init(network, KEY, x, c)
     captured = compiled(functools.partial(network.apply, capture_intermediates=True))
     inner = captured({"params": params}, x, c)[1]["intermediates"]
-    found = {name: np.asarray(inner[name]["__call__"][0]) for name in ("down_1", "image_1", "down_1_0")}
-    np.testing.assert_allclose(found["down_1_0"], (found["down_1"] + found["image_1"]) / 2, rtol=1e-5, atol=1e-6)
-    kernel, blurred = np.asarray(params["image_1"]["kernel"], np.float64), filtered(x, (2, 2), 1)
-    windows = np.lib.stride_tricks.sliding_window_view(blurred, (3, 3), axis=(1, 2))[:, ::2, ::2]
-    np.testing.assert_allclose(found["image_1"], np.einsum("bhwcij,ijco->bhwo", windows, kernel), atol=1e-5)
+    found = lambda name: np.asarray(inner[name]["__call__"][0], np.float64)  # noqa: E731
+    kernel = lambda *names: functools.reduce(lambda tree, name: tree[name], (*names, "kernel"), params)  # noqa: E731
+
+    image = x
+    for level in (1, 2):
+        # features: behind the filter, then through the convolution of the skip path
+        before = found(f"down_{level - 1}_0")
+        down = filtered(before, (1, 1), 2) @ kernel(f"down_{level}", "skip") / np.sqrt(2)
+        np.testing.assert_allclose(found(f"down_{level}"), down, atol=1e-5)
+        # the image, and below the first level what it has become: behind the filter, by a strided convolution
+        blurred = filtered(image, (2, 2), 1)
+        windows = np.lib.stride_tricks.sliding_window_view(blurred, (3, 3), axis=(1, 2))[:, ::2, ::2]
+        shrunk = np.einsum("bhwcij,ijco->bhwo", windows, kernel(f"image_{level}"))
+        np.testing.assert_allclose(found(f"image_{level}"), shrunk, atol=1e-5)
+        image = (found(f"down_{level}") + shrunk) / np.sqrt(2)
+        np.testing.assert_allclose(found(f"down_{level}_0"), image / np.sqrt(2), atol=1e-5)
+        # the way up
+        above = found(f"up_{level}_1")
+        stuffed = np.zeros((2, 2 * above.shape[1], 2 * above.shape[2], 8))
+        stuffed[:, ::2, ::2] = above
+        up = 4 * filtered(stuffed, (2, 1), 1) @ kernel(f"up_{level}", "skip") / np.sqrt(2)
+        np.testing.assert_allclose(found(f"up_{level}"), up, atol=1e-5)
 
 
 # Noise levels

@@ -14,7 +14,7 @@ from diffax.models.unet import check_shape
 class Classifier(nn.Module):
     """The encoder half of the U-Net of Dhariwal & Nichol with attention pooling: (x_in, c_noise) -> logits.
 
-    The defaults are their ImageNet 64x64 classifier (arXiv:2105.05233, Sec. 4 and App. H), without its 1000 classes.
+    The defaults are their ImageNet 64x64 classifier (arXiv:2105.05233, Sec. 4 and App. I), without its 1000 classes.
     Trained by `diffax.losses.classifier_loss`, it guides through `diffax.prediction.class_log_prob`.
 
     Args of the module:

@@ -174,7 +174,7 @@ class GroupNorm(nn.Module):
 class FourierFeatures(nn.Module):
     """Random Fourier features [batch, 2 features]: sin(2 pi w_i c), then cos(2 pi w_i c), w_i ~ N(0, scale^2).
 
-    They are drawn once and never trained (arXiv:2006.10739; arXiv:2011.13456, App. C with scale 16 and c = log sigma).
+    They are drawn once and never trained (arXiv:2006.10739; arXiv:2011.13456, App. H, with scale 16 and c = log sigma).
     They are kept among the parameters, so that a checkpoint has them, and have no gradient. Always float32: the
     angles reach some hundreds.
     """

@@ -24,7 +24,8 @@ class UNet(nn.Module):
 
     Args of the module:
       out_channels: of the result; None is the input's.
-      channels: at full resolution; each level has `channels * multipliers[level]` at half the size of the one before.
+      channels: of the first convolution; each level has `channels * multipliers[level]` at half the size of the one
+        before.
       blocks: residual blocks a level on the way down; one more on the way up.
       attention: sizes in pixels (the longer side) of the levels with self-attention after each residual block. The
         middle always has it.
