@@ -284,7 +284,12 @@ def _is_objective(value):
 
 
 def _is_network(value):
-    return inspect.isclass(value) and hasattr(value, "lazy_init")
+    # (x_in, c_noise, label) -> y: a classifier, which is told no class, is none
+    return (
+        inspect.isclass(value)
+        and hasattr(value, "lazy_init")
+        and "label" in inspect.signature(value.__call__).parameters
+    )
 
 
 def _is_optimizer(value):

@@ -49,6 +49,11 @@ def quarter_log_nsr(process: Process, t: Array) -> Array:
     return 0.25 * jnp.log(process.nsr(t))
 
 
+def log_nsr(process: Process, t: Array) -> Array:
+    """c_noise = ln(nsr), what random Fourier features embed in arXiv:2011.13456, App. H."""
+    return jnp.log(process.nsr(t))
+
+
 def x0(c_in: Coefficient = one, c_noise: Coefficient = timestep) -> Prediction:
     """y = x0."""
     return Prediction(lambda process, t: (jnp.ones_like(t), jnp.zeros_like(t)), c_in, c_noise)
@@ -124,7 +129,7 @@ def denoiser(apply: Apply, process: Process, prediction: Prediction) -> Denoiser
     """
 
     def denoise(x, sigma):
-        y, x_t, t = _run(apply, process, prediction, x, sigma)
+        y, x_t, t = _run(apply, process, prediction.c_in, prediction.c_noise, x, sigma)
         if y.shape != x.shape:
             raise ValueError(f"the network returned shape {y.shape} for x of shape {x.shape}: they must be the same")
         return to_x0(prediction, process, y, x_t, t)
@@ -143,7 +148,7 @@ def learned_variance(apply: LearnedApply, process: Process, prediction: Predicti
     """
 
     def variance(x, sigma):
-        return split_learned(_run(apply, process, prediction, x, sigma)[0], x)[1]
+        return split_learned(_run(apply, process, prediction.c_in, prediction.c_noise, x, sigma)[0], x)[1]
 
     return denoiser(lambda x_in, c_noise: split_learned(apply(x_in, c_noise), x_in)[0], process, prediction), variance
 
@@ -165,10 +170,44 @@ def split_learned(y: Array, like: Array) -> tuple[Array, Array]:
     return mean, 0.5 * (v + 1.0)
 
 
-def _run(apply, process, prediction, x, sigma):
+def class_log_prob(
+    apply: Apply, process: Process, label: int | Array, c_in: Coefficient = one, c_noise: Coefficient = timestep
+) -> Callable[[Array, Array], Array]:
+    """(x, sigma) -> log p(label | x = x0 + sigma·eps) [batch] of a classifier, for `guidance.classifier_guidance`.
+
+    As `denoiser` does for a network that denoises: within the process's range the classifier sees what it was
+    trained on, x_t = alpha·x and t = time(sigma), outside it the nearest t.
+
+    Args:
+        apply: (x_in, c_noise) -> logits [batch, classes], as trained by `losses.classifier_loss`.
+        label: the class wanted, an int or [batch]; one out of range gives NaN.
+    """
+
+    def log_prob(x, sigma):
+        logits, _, _ = _run(apply, process, c_in, c_noise, x, sigma)
+        return log_softmax_at(logits, jnp.broadcast_to(jnp.asarray(label), x.shape[:1]))
+
+    return log_prob
+
+
+def log_softmax_at(logits: Array, label: Array) -> Array:
+    """log softmax(logits) at the label of each row, [batch]; NaN where the label is none of the classes.
+
+    Raises:
+        ValueError: logits that are not [batch, classes] for labels [batch].
+    """
+    if logits.ndim != 2 or label.shape != logits.shape[:1]:
+        raise ValueError(
+            f"logits of shape {logits.shape} for labels of shape {label.shape}: give [batch, classes] and [batch]"
+        )
+    index = jnp.where(label < 0, logits.shape[1], label)  # a negative one would count from the end
+    return jnp.take_along_axis(jax.nn.log_softmax(logits), index[:, None], axis=1, mode="fill")[:, 0]
+
+
+def _run(apply, process, c_in, c_noise, x, sigma):
     """(y, x_t, t): the network on x = x_t/alpha of level sigma."""
     sigma = jnp.broadcast_to(jnp.asarray(sigma, x.dtype), x.shape[:1])
     t = process.time(sigma)
     x_t = expand(process.alpha(t), x) * x
     known = jnp.clip(t, process.t_min, process.t_max)
-    return apply(expand(prediction.c_in(process, t), x) * x_t, prediction.c_noise(process, known)), x_t, t
+    return apply(expand(c_in(process, t), x) * x_t, c_noise(process, known)), x_t, t

@@ -18,7 +18,9 @@ def get_config(mode: str = "full") -> ConfigDict:
     config.process = dict(name="EDM")
     config.prediction = dict(name="edm", sigma_data=0.5)
     config.loss = dict(time=dict(name="lognormal", mean=-1.2, std=1.2), weight=dict(name="edm", sigma_data=0.5))
-    config.network.update(multipliers=(2, 2, 2), blocks=4, residual_resampling=True, adaptive=True, dropout=0.13)
+    # DDPM++ of other widths
+    config.network.update(multipliers=(2, 2, 2), blocks=4, residual_resampling=True, dropout=0.13)
+    config.network.update(skip_conv=True, skip_rescale=True, attend_once=True)
     # 200M images in batches of 512; a warm-up of 10M images; averages with a half-life of 0.5M images
     config.optimizer.update(learning_rate=1e-3, warmup=19_531, clip=float("inf"))
     config.ema = dict(decays=(0.99929,))

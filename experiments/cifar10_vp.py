@@ -16,7 +16,8 @@ def get_config(mode: str = "full") -> ConfigDict:
     config = ddpm()
     config.process = dict(name="VP", beta_min=0.1, beta_max=20.0)
     config.loss = dict(time=dict(name="uniform"), weight=dict(name="unit"))
-    config.network.update(blocks=4, residual_resampling=True)
+    # DDPM++
+    config.network.update(blocks=4, residual_resampling=True, skip_conv=True, skip_rescale=True, attend_once=True)
     config.train.steps = 950_000
     config.sample.sampler = dict(name="ancestral", variance=0.0)
     return quick(config) if mode == "quick" else full(config, mode)

@@ -46,11 +46,13 @@ def inputs(network, shape, seed=2):
     return [normal(seed, shape), jnp.asarray(rng.uniform(0, 999, shape[:1]), jnp.float32), *label]
 
 
+NCSNPP = dict(residual_resampling=True, fir=True, skip_conv=True, skip_rescale=True)
+NCSNPP |= dict(progressive_input=True, attend_once=True, fourier=16.0)
 NETWORKS = {
     "additive": (small(num_classes=0, dropout=0.3), (3, 8, 8, 2)),
     "adaptive": (small(adaptive=True, dropout=0.3), (3, 8, 8, 1)),
     "residual": (small(residual_resampling=True, head_dim=4, dropout=0.3, out_channels=5), (3, 8, 4, 2)),
-    "remat": (small(adaptive=True, residual_resampling=True, remat=True, dropout=0.3), (3, 8, 8, 1)),
+    "ncsnpp": (small(**NCSNPP, remat=True, dropout=0.3), (3, 8, 8, 1)),
     "mlp": (MLP(features=16, blocks=2, num_classes=3, dropout=0.3), (3, 2)),
 }
 every_network = pytest.mark.parametrize("network, shape", NETWORKS.values(), ids=NETWORKS)
@@ -330,7 +332,10 @@ def test_a_missing_or_unwanted_label_is_an_error(network, shape):
         (dict(), (8, 7, 1), "8x7 is not divisible by 2"),
         (dict(multipliers=(1, 2, 2, 2)), (28, 28, 1), "28x28 is not divisible by 8"),
         (dict(channels=10), (8, 8, 1), "channels 10 x multiplier 1 is not divisible by groups=4"),
+        (dict(channels=6, multipliers=(2,)), (8, 8, 1), "channels 6 x multiplier 1 is not divisible by groups=4"),
         (dict(head_dim=3), (8, 8, 1), "channels 8 x multiplier 1 is not divisible by head_dim=3"),
+        (dict(fir=True), (8, 8, 1), "fir=True is for residual blocks that resample: set residual_resampling=True"),
+        (dict(skip_conv=True), (8, 8, 1), "skip_conv=True is for residual blocks"),
     ],
 )
 def test_impossible_shapes_are_refused_before_tracing(options, shape, message):
@@ -349,7 +354,7 @@ def test_check_shape_accepts_what_the_network_takes():
 # Precision and memory
 
 
-@pytest.mark.parametrize("name", ["adaptive", "residual", "mlp"])
+@pytest.mark.parametrize("name", ["adaptive", "residual", "ncsnpp", "mlp"])
 def test_bfloat16_compute_keeps_float32_parameters_and_stays_near(name):
     network, shape = NETWORKS[name]
     half = network.clone(dtype=jnp.bfloat16)

@@ -1,5 +1,6 @@
 """Training losses: each takes a batch and one key an example, and returns a loss an example, [batch]."""
 
+from diffax.losses.classifier import classifier_loss
 from diffax.losses.denoising import denoising_loss
 from diffax.losses.history import LossHistory, draw_times, loss_history, observe, time_probabilities
 from diffax.losses.hybrid import hybrid_loss, vlb_loss
@@ -12,6 +13,7 @@ __all__ = [
     "LossHistory",
     "TimeSampler",
     "Weight",
+    "classifier_loss",
     "denoising_loss",
     "discrete",
     "draw_times",

@@ -1,7 +1,8 @@
 """Networks in Flax Linen. The rest of the library takes any function `(x_in, c_noise) -> y`."""
 
+from diffax.models.classifier import Classifier
 from diffax.models.initializers import init
 from diffax.models.mlp import MLP
 from diffax.models.unet import UNet, check_shape
 
-__all__ = ["MLP", "UNet", "check_shape", "init"]
+__all__ = ["MLP", "Classifier", "UNet", "check_shape", "init"]

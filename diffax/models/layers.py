@@ -4,6 +4,7 @@ Parameters and norms are float32; the rest computes in `dtype`. Examples never m
 function of row i of its inputs and of dropout key i.
 """
 
+import math
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -30,6 +31,11 @@ def sinusoidal(c_noise: Array, features: int, max_period: float = 10_000.0) -> A
     angles = c_noise.astype(jnp.float32)[:, None] * rates
     waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
     return jnp.pad(waves, ((0, 0), (0, features % 2)))
+
+
+def join(x: Array, h: Array, rescale: bool) -> Array:
+    """x + h; divided by sqrt(2) if `rescale`: independent terms of variance 1 then have a sum of variance 1."""
+    return (x + h) * math.sqrt(0.5) if rescale else x + h
 
 
 def group_norm(x: Array, scale: Array, bias: Array, groups: int, eps: float = 1e-6) -> Array:
@@ -116,12 +122,15 @@ def dense(features: int, *, dtype: Dtype, scale: float = 1.0, name: str) -> nn.D
     return nn.Dense(features, dtype=dtype, kernel_init=_kernel(scale), bias_init=initializers.constant(0.0), name=name)
 
 
-def conv(features: int, *, dtype: Dtype, scale: float = 1.0, stride: int = 1, name: str) -> nn.Conv:
-    """3x3 convolution, zero padded to ceil(size / stride); scale 0 starts it at zero."""
+def conv(
+    features: int, *, dtype: Dtype, scale: float = 1.0, stride: int = 1, padding: str = "SAME", name: str
+) -> nn.Conv:
+    """3x3 convolution, zero padded to ceil(size / stride) unless padding is "VALID"; scale 0 starts it at zero."""
     return nn.Conv(
         features,
         (3, 3),
         strides=(stride, stride),
+        padding=padding,
         dtype=dtype,
         kernel_init=_kernel(scale),
         bias_init=initializers.constant(0.0),
@@ -162,18 +171,37 @@ class GroupNorm(nn.Module):
         return group_norm(x, scale, bias, self.groups).astype(self.dtype)
 
 
+class FourierFeatures(nn.Module):
+    """Random Fourier features [batch, 2 features]: sin(2 pi w_i c), then cos(2 pi w_i c), w_i ~ N(0, scale^2).
+
+    They are drawn once and never trained (arXiv:2006.10739; arXiv:2011.13456, App. H, with scale 16 and c = log sigma).
+    They are kept among the parameters, so that a checkpoint has them, and have no gradient. Always float32: the
+    angles reach some hundreds.
+    """
+
+    features: int
+    scale: float = 16.0
+
+    @nn.compact
+    def __call__(self, c_noise: Array) -> Array:
+        rates = jax.lax.stop_gradient(self.param("rates", initializers.normal(self.scale), (self.features,)))
+        angles = 2 * math.pi * c_noise.astype(jnp.float32)[:, None] * rates
+        return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
 class Conditioning(nn.Module):
     """Noise level and class -> one vector [batch, features], the input of every residual block.
 
-    Dense-SiLU-Dense of the sinusoidal embedding, plus a learned vector per class. Row `num_classes` is the null
-    class: the unconditional network of classifier-free guidance (arXiv:2207.12598). A label outside
-    [0, num_classes] gives NaN.
+    Dense-SiLU-Dense of an embedding of the noise level, plus a learned vector per class: the sinusoidal embedding, or
+    `FourierFeatures` of scale `fourier` where that is not 0. Row `num_classes` is the null class: the unconditional
+    network of classifier-free guidance (arXiv:2207.12598). A label outside [0, num_classes] gives NaN.
     """
 
     channels: int
     features: int
     num_classes: int = 0
     dtype: Dtype = jnp.float32
+    fourier: float = 0.0
 
     @nn.compact
     def __call__(self, c_noise: Array, label: Array | None = None) -> Array:
@@ -181,8 +209,11 @@ class Conditioning(nn.Module):
             given = "no label" if label is None else "a label"
             remedy = "pass label (num_classes is the null class)" if label is None else "set num_classes or drop label"
             raise ValueError(f"the network has num_classes={self.num_classes} but was given {given}: {remedy}")
-        h = sinusoidal(c_noise, self.channels).astype(self.dtype)
-        h = silu(dense(self.features, dtype=self.dtype, name="dense_0")(h))
+        if self.fourier:
+            h = FourierFeatures(self.channels, self.fourier, name="fourier")(c_noise)
+        else:
+            h = sinusoidal(c_noise, self.channels)
+        h = silu(dense(self.features, dtype=self.dtype, name="dense_0")(h.astype(self.dtype)))
         h = dense(self.features, dtype=self.dtype, name="dense_1")(h)
         if label is None:
             return h
@@ -201,6 +232,8 @@ class ResBlock(nn.Module):
       adaptive: the condition scales and shifts the second norm (arXiv:2105.05233) instead of being added before it
         (arXiv:2006.11239).
       resample: `upsample` or `downsample` to change the size on both paths (BigGAN, arXiv:1809.11096), or None.
+      skip_conv: where the size changes, the skip path gets its 1x1 convolution in any case.
+      skip_rescale: the sum of both paths is divided by sqrt(2) (arXiv:2011.13456, App. H).
     """
 
     features: int
@@ -209,6 +242,8 @@ class ResBlock(nn.Module):
     adaptive: bool = False
     resample: Callable[[Array], Array] | None = None
     dtype: Dtype = jnp.float32
+    skip_conv: bool = False
+    skip_rescale: bool = False
 
     @nn.compact
     def __call__(self, x: Array, condition: Array, dropout_keys: Array | None = None) -> Array:
@@ -226,20 +261,23 @@ class ResBlock(nn.Module):
         h = dropout(silu(h), dropout_keys, self.dropout, zlib.crc32("/".join(self.path).encode()))
         h = conv(self.features, dtype=self.dtype, scale=0.0, name="conv_1")(h)
         x = resample(x)
-        if x.shape[-1] != self.features:
+        if x.shape[-1] != self.features or (self.resample and self.skip_conv):
             x = dense(self.features, dtype=self.dtype, name="skip")(x)
-        return x + h
+        return join(x, h, self.skip_rescale)
 
 
 class AttentionBlock(nn.Module):
     """x + project(attention(norm(x))) over all positions, the projection zero at the start; arXiv:1706.03762.
 
-    head_dim: channels of a head; None is one head over all channels, as in DDPM.
+    Args of the module:
+      head_dim: channels of a head; None is one head over all channels, as in DDPM.
+      skip_rescale: the sum is divided by sqrt(2) (arXiv:2011.13456, App. H).
     """
 
     groups: int = 32
     head_dim: int | None = None
     dtype: Dtype = jnp.float32
+    skip_rescale: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -249,7 +287,8 @@ class AttentionBlock(nn.Module):
         qkv = dense(3 * channels, dtype=self.dtype, name="qkv")(h.reshape(batch, -1, channels))
         q, k, v = (a.reshape(batch, -1, channels // head_dim, head_dim) for a in jnp.split(qkv, 3, axis=-1))
         h = jax.nn.dot_product_attention(q, k, v).reshape(batch, *positions, channels)
-        return x + dense(channels, dtype=self.dtype, scale=0.0, name="project")(h)
+        h = dense(channels, dtype=self.dtype, scale=0.0, name="project")(h)
+        return join(x, h, self.skip_rescale)
 
 
 def _kernel(scale: float) -> initializers.Initializer:

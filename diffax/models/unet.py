@@ -1,12 +1,16 @@
 """The U-Net of DDPM and its descendants."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from diffax.models import layers
+from diffax.models import fir, layers
+
+if TYPE_CHECKING:
+    from diffax.models.classifier import Classifier
 
 
 class UNet(nn.Module):
@@ -14,11 +18,14 @@ class UNet(nn.Module):
 
     The defaults are DDPM's CIFAR-10 network (arXiv:2006.11239, appendix B; 35,746,307 parameters with three image
     channels) without its dropout of 0.1. `adaptive`, `head_dim=64` and `residual_resampling` together are the network
-    of Dhariwal & Nichol (arXiv:2105.05233).
+    of Dhariwal & Nichol (arXiv:2105.05233). DDPM++ and NCSN++ (arXiv:2011.13456, App. H) are `blocks=4,
+    residual_resampling=True, skip_rescale=True, skip_conv=True, attend_once=True`, the latter with `fir=True,
+    progressive_input=True, fourier=16.0` on top.
 
     Args of the module:
       out_channels: of the result; None is the input's.
-      channels: at full resolution; each level has `channels * multipliers[level]` at half the size of the one before.
+      channels: of the first convolution; each level has `channels * multipliers[level]` at half the size of the one
+        before.
       blocks: residual blocks a level on the way down; one more on the way up.
       attention: sizes in pixels (the longer side) of the levels with self-attention after each residual block. The
         middle always has it.
@@ -27,6 +34,13 @@ class UNet(nn.Module):
       adaptive: adaptive group norm; otherwise the condition is added.
       residual_resampling: sizes change inside residual blocks; otherwise by a strided convolution, and by nearest
         neighbor and a convolution.
+      fir: sizes change behind the filter [1, 3, 3, 1] rather than by nearest neighbor and means of 2x2 pixels.
+      skip_conv: residual blocks that change the size have a 1x1 convolution in their skip path.
+      skip_rescale: residual sums are divided by sqrt(2).
+      progressive_input: after each downsampling the features are joined by the image, brought to their size and
+        channels by one strided convolution a level.
+      attend_once: on the way up only the last residual block of a level is followed by attention.
+      fourier: scale of the random Fourier features that embed c_noise, then log sigma; 0 is the sinusoidal embedding.
       dropout: rate in the residual blocks, applied where `dropout_keys` are given.
       groups: of every group norm.
       dtype: of the compute. Parameters, norms and the result are float32.
@@ -42,6 +56,12 @@ class UNet(nn.Module):
     num_classes: int = 0
     adaptive: bool = False
     residual_resampling: bool = False
+    fir: bool = False
+    skip_conv: bool = False
+    skip_rescale: bool = False
+    progressive_input: bool = False
+    attend_once: bool = False
+    fourier: float = 0.0
     dropout: float = 0.0
     groups: int = 32
     dtype: layers.Dtype = jnp.float32
@@ -71,18 +91,21 @@ class UNet(nn.Module):
         out_channels = x.shape[-1] if self.out_channels is None else self.out_channels
         widths = [self.channels * m for m in self.multipliers]
         condition = layers.Conditioning(
-            self.channels, 4 * self.channels, self.num_classes, self.dtype, name="conditioning"
+            self.channels, 4 * self.channels, self.num_classes, self.dtype, self.fourier, name="conditioning"
         )(c_noise, label)
 
         def block(h, width, name, attend=False, resample=None):
             h = self._res_block(width, name, resample)(h, condition, dropout_keys)
             return self._attention_block(f"{name}_attention")(h) if attend else h
 
-        h = layers.conv(widths[0], dtype=self.dtype, name="conv_in")(x)
-        skips = [h]
+        h = layers.conv(self.channels, dtype=self.dtype, name="conv_in")(x)
+        skips, image = [h], x
         for level, width in enumerate(widths):
             if level:
                 h = self._resize(h, width=widths[level - 1], name=f"down_{level}", block=block, up=False)
+                if self.progressive_input:
+                    image = self._shrink(image, h.shape[-1], f"image_{level}")
+                    h = image = layers.join(image, h, self.skip_rescale)
                 skips.append(h)
             for i in range(self.blocks):
                 h = block(h, width, f"down_{level}_{i}", max(h.shape[1:3]) in self.attention)
@@ -92,47 +115,63 @@ class UNet(nn.Module):
         for level, width in reversed(list(enumerate(widths))):
             for i in range(self.blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = block(h, width, f"up_{level}_{i}", max(h.shape[1:3]) in self.attention)
+                attend = max(h.shape[1:3]) in self.attention and (i == self.blocks or not self.attend_once)
+                h = block(h, width, f"up_{level}_{i}", attend)
             if level:
                 h = self._resize(h, width=width, name=f"up_{level}", block=block, up=True)
         h = layers.silu(layers.GroupNorm(self.groups, self.dtype, name="norm_out")(h))
         return layers.conv(out_channels, dtype=self.dtype, scale=0.0, name="conv_out")(h).astype(jnp.float32)
 
     def _res_block(self, width, name, resample):
-        make = self._maybe_remat(layers.ResBlock)
-        return make(width, self.groups, self.dropout, self.adaptive, resample, self.dtype, name=name)
+        make, skip = self._maybe_remat(layers.ResBlock), (self.skip_conv, self.skip_rescale)
+        return make(width, self.groups, self.dropout, self.adaptive, resample, self.dtype, *skip, name=name)
 
     def _attention_block(self, name):
-        return self._maybe_remat(layers.AttentionBlock)(self.groups, self.head_dim, self.dtype, name=name)
+        make = self._maybe_remat(layers.AttentionBlock)
+        return make(self.groups, self.head_dim, self.dtype, self.skip_rescale, name=name)
 
     def _maybe_remat(self, block):
         return nn.remat(block) if self.remat and not self.is_initializing() else block
 
     def _resize(self, h, *, width, name, block, up):
         if self.residual_resampling:
-            return block(h, width, name, resample=layers.upsample if up else layers.downsample)
+            how = fir if self.fir else layers
+            return block(h, width, name, resample=how.upsample if up else how.downsample)
         if up:
             return layers.UpsampleConv(width, self.dtype, name=name)(h)
         return layers.conv(width, dtype=self.dtype, stride=2, name=name)(h)
 
+    def _shrink(self, image, width, name):
+        padding = "VALID" if self.fir else "SAME"
+        return layers.conv(width, dtype=self.dtype, stride=2, padding=padding, name=name)(
+            fir.blur(image) if self.fir else image
+        )
 
-def check_shape(unet: UNet, shape: Sequence[int]) -> None:
-    """Raise ValueError unless `unet` takes images of this shape, [..., height, width, channels]; traces nothing."""
-    factor = 2 ** (len(unet.multipliers) - 1)
+
+def check_shape(network: "UNet | Classifier", shape: Sequence[int]) -> None:
+    """Raise ValueError unless `network` takes images of this shape, [..., height, width, channels]; traces nothing."""
+    for option in ("fir", "skip_conv"):
+        if isinstance(network, UNet) and getattr(network, option) and not network.residual_resampling:
+            raise ValueError(
+                f"{option}=True is for residual blocks that resample: set residual_resampling=True as well"
+            )
+    factor = 2 ** (len(network.multipliers) - 1)
+    kind = type(network).__name__
     height, width, _ = shape[-3:]
     if height % factor or width % factor:
         raise ValueError(
-            f"image size {height}x{width} is not divisible by {factor}, the downsampling of a UNet with "
-            f"{len(unet.multipliers)} multipliers: resize or pad the images, or use fewer multipliers"
+            f"image size {height}x{width} is not divisible by {factor}, the downsampling of a {kind} with "
+            f"{len(network.multipliers)} multipliers: resize or pad the images, or use fewer multipliers"
         )
-    for m in unet.multipliers:
-        if unet.channels * m % unet.groups:
+    for m in (1, *network.multipliers):
+        if network.channels * m % network.groups:
             raise ValueError(
-                f"channels {unet.channels} x multiplier {m} is not divisible by groups={unet.groups}: "
-                "choose groups that divide every level's channels"
+                f"channels {network.channels} x multiplier {m} is not divisible by groups={network.groups}: "
+                "choose groups that divide channels and every level's"
             )
-        if unet.head_dim and unet.channels * m % unet.head_dim:
+    for m in network.multipliers:
+        if network.head_dim and network.channels * m % network.head_dim:
             raise ValueError(
-                f"channels {unet.channels} x multiplier {m} is not divisible by head_dim={unet.head_dim}: "
+                f"channels {network.channels} x multiplier {m} is not divisible by head_dim={network.head_dim}: "
                 "choose a head_dim that divides every level's channels"
             )
