@@ -3,8 +3,8 @@
 Paper:    VDM, arXiv:2107.00630 (the bound as the loss, Eq. 11 and 17; learned schedule, App. H; without the Fourier
           features of the input, which resolve 256 gray levels and not 17).
 Command:  python -m diffax.main --config=experiments/digits_vdm.py --workdir=runs/digits_vdm
-Hardware: two CPU cores; TIME.
-Reached:  REACHED
+Hardware: two CPU cores.
+Reached:  not run.
 """
 
 from ml_collections import ConfigDict

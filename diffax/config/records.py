@@ -57,7 +57,7 @@ class Sample(NamedTuple):
     """Samples: their number, the batch, the seed, the average used ("": the first, "none": the raw parameters).
 
     `labels` are asked for in turn, all classes where empty. `learned_variance`: a sampler that takes a `variance` is
-    given the one that the network has learned, if it has.
+    given the one that the network has learned, if it has. `clip`: estimates of x0 are kept within ±clip.
     """
 
     n: int = 64
@@ -66,6 +66,7 @@ class Sample(NamedTuple):
     ema: str = ""
     labels: tuple[int, ...] = ()
     learned_variance: bool = True
+    clip: float = math.inf
 
 
 class Guidance(NamedTuple):

@@ -1,6 +1,7 @@
 """Samples of a trained network: one executable for every guidance, eta, churn and grid of the same length."""
 
 import inspect
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from diffax import build, parallel, samplers
 from diffax.build import Experiment
-from diffax.guidance import batched_cfg
+from diffax.guidance import batched_cfg, static_threshold
 from diffax.prediction import denoiser, learned_variance
 
 Generate = Callable[..., Any]  # (params, seed, labels [n] or None, n, ...) -> x0 [n, *data]
@@ -81,8 +82,9 @@ def generator(experiment: Experiment, trajectory: bool = False) -> Generate:
 
 
 def estimates(experiment: Experiment, network: Callable, params, labels, guidance=None):
-    """(denoise, variance or None) of a network: `denoise` guided where it has classes, unless `guidance` is None.
+    """(denoise, variance or None) of a network: `denoise` as samples are drawn by it, or bare if `guidance` is None.
 
+    As samples are drawn: guided where the network has classes, and kept within `sample.clip`.
     `variance` is that of the steps, of a network that has learned it, for the class asked for.
     """
     params, process = build.parts(experiment, params)
@@ -94,10 +96,13 @@ def estimates(experiment: Experiment, network: Callable, params, labels, guidanc
         return denoiser(apply, process, experiment.prediction), None
 
     denoise, variance = both(labels)
-    if labels is not None and guidance is not None:
+    if guidance is None:
+        return denoise, variance
+    if labels is not None:
         nothing = jnp.full_like(labels, experiment.null_label)
         denoise = batched_cfg(lambda x, sigma, label: both(label)[0](x, sigma), labels, nothing, **guidance)
-    return denoise, variance
+    clip = experiment.config["sample"]["clip"]
+    return (static_threshold(denoise, -clip, clip) if math.isfinite(clip) else denoise), variance
 
 
 def takes_learned_variance(experiment: Experiment) -> bool:
