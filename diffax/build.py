@@ -81,8 +81,8 @@ def _network(spec, shape, num_classes, learns):
     """The Flax module of a spec, checked against the shape of the data before anything is traced."""
     from diffax.models import MLP, UNet, check_shape
 
-    out_channels = shape[-1] * (2 if learns else 1)
-    network = make("network", spec, "network", num_classes=num_classes, out_channels=out_channels)
+    out = shape[-1] * (2 if learns else 1)
+    network = make("network", spec, "network", num_classes=num_classes, out_channels=out, out_features=out)
     if isinstance(network, MLP) and len(shape) != 1:
         raise ValueError(f"network: MLP takes vectors [features], the data has shape {shape}")
     if isinstance(network, UNet):
@@ -313,7 +313,7 @@ _KINDS = {
     "betas": ("diffax.process", _returns("numpy", "ndarray"), ()),
     "prediction": ("diffax.prediction", _returns("diffax.prediction", "Prediction"), ()),
     "coefficient": ("diffax.prediction", _is_coefficient, ()),
-    "network": ("diffax.models", _is_network, ("num_classes", "out_channels")),
+    "network": ("diffax.models", _is_network, ("num_classes", "out_channels", "out_features")),
     "time": ("diffax.losses", _returns("diffax.losses", "TimeSampler"), ()),
     "objective": (
         "diffax.losses",

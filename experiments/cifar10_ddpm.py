@@ -26,7 +26,11 @@ def get_config(mode: str = "full") -> ConfigDict:
         steps=800_000, batch_size=128, log_every=50, checkpoint_every=5000, sample_every=5000, keep_every=100_000
     )
     config.sample = dict(
-        n=64, batch_size=64, sampler=dict(name="ancestral", variance=1.0), grid=dict(name="uniform_time", n=1000)
+        n=64,
+        batch_size=64,
+        clip=1.0,
+        sampler=dict(name="ancestral", variance=1.0),
+        grid=dict(name="uniform_time", n=1000),
     )
     config.eval = dict(n=50_000, batch_size=500, metrics=("pixel_frechet",))
     return quick(config) if mode == "quick" else full(config, mode)

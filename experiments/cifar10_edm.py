@@ -25,6 +25,7 @@ def get_config(mode: str = "full") -> ConfigDict:
     config.optimizer.update(learning_rate=1e-3, warmup=19_531, clip=float("inf"))
     config.ema = dict(decays=(0.99929,))
     config.train.update(steps=390_625, batch_size=512)
+    config.sample.clip = float("inf")
     config.sample.sampler = dict(name="heun")
     config.sample.grid = dict(name="karras", n=18, lo=0.002, hi=80.0)
     return quick(config) if mode == "quick" else full(config, mode)

@@ -20,6 +20,7 @@ def get_config(mode: str = "full") -> ConfigDict:
     config.network.update(channels=256, head_dim=64, residual_resampling=True, adaptive=True, dropout=0.0)
     config.optimizer.update(learning_rate=5e-4, warmup=45_000, decay_steps=391_000, clip=float("inf"))
     config.train.update(steps=391_000, batch_size=256)
+    config.sample.clip = float("inf")
     config.sample.sampler = dict(name="heun")
     config.sample.grid = dict(name="uniform_time", n=50)
     if mode == "quick":

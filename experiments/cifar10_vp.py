@@ -19,5 +19,6 @@ def get_config(mode: str = "full") -> ConfigDict:
     # DDPM++
     config.network.update(blocks=4, residual_resampling=True, skip_conv=True, skip_rescale=True, attend_once=True)
     config.train.steps = 950_000
+    config.sample.clip = float("inf")
     config.sample.sampler = dict(name="ancestral", variance=0.0)
     return quick(config) if mode == "quick" else full(config, mode)

@@ -52,7 +52,7 @@ def scores(experiment: Experiment, params) -> dict[str, float]:
     with report.progress(n, noun="likelihood") as bar:
         for start in range(0, n, size):
             part = np.arange(start, start + size) % n  # the last batch is filled up, and cut below
-            found.append(run(rows["x0"][part], plain["x0"][part], labels[part], keys[part]))
+            found.append(jax.device_get(run(rows["x0"][part], plain["x0"][part], labels[part], keys[part])))
             bar.update(min(start + size, n), min(size, n - start))
     result = {}
     for name in found[0]:
