@@ -2,6 +2,7 @@
 
 import functools
 import math
+from functools import partial
 from statistics import NormalDist
 
 import jax
@@ -327,6 +328,22 @@ def test_bound_is_that_of_ho_et_al_draw_by_draw(variance):
     np.testing.assert_allclose(found.diffusion, np.sum(terms[:, 1:], axis=1), rtol=1e-9)
     np.testing.assert_allclose(found.reconstruction, terms[:, 0], rtol=1e-9)
     np.testing.assert_allclose(found.total, found.prior + found.diffusion + found.reconstruction, rtol=1e-12)
+
+
+def test_a_learned_variance_is_that_of_the_last_step_too():
+    # v = ½ as a function: the same steps as the number, and a decoder between √beta_1 and the next step's small one
+    x0, eps, found = bounds()
+    with precision(64):
+        run = jax.jit(partial(vlb, exact_denoiser(gaussian(0.0, STD)), DDPM(BETAS)), static_argnames="variance")
+        learned = jax.device_get(run(x0[:, None], keys_of(64), variance=lambda x, sigma: jnp.full_like(x, 0.5)))
+    np.testing.assert_allclose(learned.diffusion, found[0.5].diffusion, rtol=1e-9)
+    alpha_bar = np.cumprod(1 - BETAS)
+    tilde = (1 - alpha_bar[0]) / (1 - alpha_bar[1]) * BETAS[1]
+    variance = np.sqrt(BETAS[0] * tilde)
+    a, b, weight, _ = (terms[0] for terms in chain(1.0))
+    error2 = weight * (a * x0 + b * eps[:, 0]) ** 2 * 2 * BETAS[0]
+    wanted = 0.5 * (error2 / variance + np.log(2 * np.pi * variance))
+    np.testing.assert_allclose(learned.reconstruction, wanted, rtol=1e-8)
 
 
 @pytest.mark.parametrize("variance, golden", [(1.0, 0.7269), (0.0, 1.1821)])
