@@ -220,3 +220,19 @@ def test_fourier_rates_are_never_trained():
     gradient = compiled(jax.grad(lambda p: jnp.sum(module.apply({"params": p}, c) ** 2)))(params)
     assert not np.any(gradient["fourier"]["rates"]) and np.any(gradient["dense_0"]["kernel"])
     assert params["dense_0"]["kernel"].shape == (16, 16)  # sines and cosines, 8 of each
+
+
+def test_input_frequencies_resolve_the_integers():
+    # of 17 levels in [-1, 1], an eighth apart: one period is two levels long, the other one
+    x = np.linspace(-1.0, 1.0, 17, dtype=np.float32).reshape(1, 1, 17, 1)
+    found = np.asarray(layers.with_frequencies(jnp.asarray(x), (3, 4)))
+    np.testing.assert_array_equal(found[..., :1], x)
+    signs = np.where(np.arange(17) % 2, -1.0, 1.0)
+    for channel, wanted in enumerate((np.zeros(17), signs, np.zeros(17), np.ones(17)), 1):
+        np.testing.assert_allclose(found[0, 0, :, channel], wanted, atol=1e-5)
+    shifted = layers.with_frequencies(jnp.asarray(x + 1 / 32), (3, 4))
+    angle = np.pi / 4  # a quarter of a level, by the half-period of one level and by its whole
+    np.testing.assert_allclose(shifted[0, 0, 0, 1:], [np.sin(angle), np.cos(angle), 1.0, 0.0], atol=1e-5)
+    network = UNet(channels=8, groups=4, multipliers=(1,), attention=(), input_frequencies=(3, 4))
+    kernel = jax.eval_shape(network.init, KEY, spec((1, 4, 4, 3)), spec((1,)))["params"]["conv_in"]["kernel"]
+    assert kernel.shape == (3, 3, 3 * 5, 8)

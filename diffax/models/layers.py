@@ -6,7 +6,7 @@ function of row i of its inputs and of dropout key i.
 
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -149,6 +149,12 @@ class UpsampleConv(nn.Module):
         kernel = self.param("kernel", _kernel(1.0), (3, 3, x.shape[-1], self.features))
         bias = self.param("bias", initializers.constant(0.0), (self.features,))
         return upsample_conv(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
+
+
+def with_frequencies(x: Array, exponents: Sequence[int]) -> Array:
+    """x [..., channels] and, after it, sin(2^n·pi·x) and cos(2^n·pi·x) for each n of the exponents."""
+    waves = [wave(2.0**n * jnp.pi * x) for n in exponents for wave in (jnp.sin, jnp.cos)]
+    return jnp.concatenate([x, *waves], axis=-1)
 
 
 class GroupNorm(nn.Module):

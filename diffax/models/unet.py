@@ -41,6 +41,8 @@ class UNet(nn.Module):
         channels by one strided convolution a level.
       attend_once: on the way up only the last residual block of a level is followed by attention.
       fourier: scale of the random Fourier features that embed c_noise, then log sigma; 0 is the sinusoidal embedding.
+      input_frequencies: for each n of them, sin and cos of 2^n·pi·x join the image, to resolve the integers that it was
+        (VDM, arXiv:2107.00630, App. C: 7 and 8 for 256 levels in [-1, 1], whose period is two of them and one).
       dropout: rate in the residual blocks, applied where `dropout_keys` are given.
       groups: of every group norm.
       dtype: of the compute. Parameters, norms and the result are float32.
@@ -62,6 +64,7 @@ class UNet(nn.Module):
     progressive_input: bool = False
     attend_once: bool = False
     fourier: float = 0.0
+    input_frequencies: Sequence[int] = ()
     dropout: float = 0.0
     groups: int = 32
     dtype: layers.Dtype = jnp.float32
@@ -89,6 +92,8 @@ class UNet(nn.Module):
         """
         check_shape(self, x.shape)
         out_channels = x.shape[-1] if self.out_channels is None else self.out_channels
+        if self.input_frequencies:
+            x = layers.with_frequencies(x, self.input_frequencies)
         widths = [self.channels * m for m in self.multipliers]
         condition = layers.Conditioning(
             self.channels, 4 * self.channels, self.num_classes, self.dtype, self.fourier, name="conditioning"
