@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from oracle import MIXTURE, PROCESSES, posterior_mean
 
-from diffax import VP, FlowMatching, conformance, prediction, pytree, samplers
+from diffax import VP, FlowMatching, conformance, likelihood, prediction, pytree, samplers
 from diffax.process import Process
 
 
@@ -139,3 +139,34 @@ def test_log_density_is_that_of_which_the_denoiser_is_the_score():
         grid = jnp.linspace(-8.0, 8.0, 4001)[:, None]
         mass = jnp.exp(conformance.log_density(conformance.gaussian(0.3, 0.5))(grid, 0.7)).sum() * 16.0 / 4000
         assert mass == pytest.approx(1.0, abs=1e-9)
+
+
+EXACT = partial(likelihood.log_prob, trace=likelihood.exact_trace())
+
+
+@pytest.mark.slow
+def test_a_right_likelihood_holds_and_wrong_ones_do_not(capsys):
+    values = {}
+
+    def once(denoise, x, keys, *, lo, hi):
+        # the flow is solved once for all of them: wrong ones differ in what they make of it
+        key = (x.shape, float(x.sum()), float(lo), float(hi))
+        if key not in values:
+            values[key] = EXACT(denoise, x, keys, lo=lo, hi=hi)
+        return values[key]
+
+    assert conformance.check_likelihood(once).held
+    assert "conformance of the log-density once" in capsys.readouterr().out
+    wrong = {
+        "no change of volume": lambda *a, **k: likelihood.noise_prior(once(*a, **k).latent, k["hi"]),
+        "a prior too narrow": lambda *a, **k: once(*a, **k).log_prob + _narrower(once(*a, **k).latent, k["hi"]),
+        "in bits": lambda *a, **k: once(*a, **k).log_prob / jnp.log(2.0),
+        "the mean of the batch": lambda *a, **k: 0 * once(*a, **k).log_prob + once(*a, **k).log_prob.mean(),
+        "per dimension": lambda *a, **k: once(*a, **k).log_prob / a[1].shape[1],
+    }
+    for name, log_prob in wrong.items():
+        assert not conformance.check_likelihood(log_prob, show=False).held, name
+
+
+def _narrower(latent, hi):
+    return likelihood.noise_prior(latent, 0.9 * hi) - likelihood.noise_prior(latent, hi)

@@ -3,6 +3,8 @@
     from diffax import conformance
     report = conformance.check(my_sampler)   # prints the table; report.held, report.broken
 
+A log-density of the probability-flow ODE has `check_likelihood`.
+
 The exact denoisers, networks and densities that it rests on are here too, to test with.
 """
 
@@ -16,6 +18,7 @@ from diffax.conformance.exact import (
     log_density,
     posterior,
 )
+from diffax.conformance.likelihood import check_likelihood
 from diffax.conformance.process import check_prediction, check_process
 from diffax.conformance.report import Check, Report
 from diffax.conformance.sampler import check_sampler, moments, network_calls, order
@@ -27,6 +30,7 @@ __all__ = [
     "Mixture",
     "Report",
     "check",
+    "check_likelihood",
     "check_prediction",
     "check_process",
     "check_sampler",
