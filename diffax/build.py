@@ -74,7 +74,11 @@ def experiment(config: Mapping) -> Experiment:
 
 def learns_variance(objective: Callable) -> bool:
     """Whether an objective is of networks that learn their variance too, as the annotation of its `apply` tells."""
-    return typing.get_type_hints(objective, include_extras=True).get("apply") is diffax.prediction.LearnedApply
+    try:
+        hints = typing.get_type_hints(getattr(objective, "func", objective), include_extras=True)
+    except (NameError, TypeError, AttributeError):  # annotations for type checkers alone, or a callable without any
+        return False
+    return hints.get("apply") is diffax.prediction.LearnedApply
 
 
 def _network(spec, shape, num_classes, learns):
@@ -215,10 +219,13 @@ def find(kind: str, name: str, where: str) -> Callable:
     if ":" in name:
         module, _, attribute = name.partition(":")
         try:
-            return getattr(importlib.import_module(module), attribute)
+            found = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError, ValueError) as error:
             hint = "; run from its folder, or put that in PYTHONPATH" if isinstance(error, ImportError) else ""
             raise ValueError(f"{where}.name: cannot import {name!r}: {error}{hint}") from error
+        if not callable(found):
+            raise ValueError(f"{where}.name: {name!r} is {found!r}; give the name of a function")
+        return found
     names = choices(kind)
     if name not in names:
         raise ValueError(f"{where}.name: {name!r} is unknown{unknown(name, names)}")

@@ -134,7 +134,12 @@ def diffusion_loss(
         def apply(x_in, c_noise):
             return network(params, x_in, c_noise, label, parts[:, 1])
 
-        return objective(apply, process, prediction, batch["x0"], parts[:, 2], **options)
+        losses = objective(apply, process, prediction, batch["x0"], parts[:, 2], **options)
+        if jnp.shape(losses) != keys.shape[:1]:
+            raise ValueError(
+                f"the objective returned shape {jnp.shape(losses)} for a batch of {len(keys)}: one loss an example"
+            )
+        return losses
 
     return loss_fn
 

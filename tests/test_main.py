@@ -78,6 +78,7 @@ def test_sampling_and_evaluating_need_the_workdir_alone(run, sampled):
     assert (sampled / "eval_00000006.json").read_bytes() == first
     sampler = report.read_json(sampled / "eval_00000006_2.json")["sampler"]
     assert (sampler["name"], sampler["churn"], sampler["s_noise"]) == ("heun", 20.0, 1.0) and "eta" not in sampler
+    assert sampler["clip"] == float("inf") and sampler["learned_variance"] is False
     assert report.read_json(sampled / "config.json") == report.read_json(run[0] / "config.json")
     assert launch("--mode", "eval", "--workdir", sampled, *options).code == 0  # the same again: the same card
     assert sorted(path.name for path in sampled.glob("eval_*")) == ["eval_00000006.json", "eval_00000006_2.json"]

@@ -331,6 +331,7 @@ def test_a_missing_or_unwanted_label_is_an_error(network, shape):
     [
         (dict(), (8, 7, 1), "8x7 is not divisible by 2"),
         (dict(multipliers=(1, 2, 2, 2)), (28, 28, 1), "28x28 is not divisible by 8"),
+        (dict(multipliers=()), (8, 8, 1), "leaves no level: give at least one"),
         (dict(channels=10), (8, 8, 1), "channels 10 x multiplier 1 is not divisible by groups=4"),
         (dict(channels=6, multipliers=(2,)), (8, 8, 1), "channels 6 x multiplier 1 is not divisible by groups=4"),
         (dict(head_dim=3), (8, 8, 1), "channels 8 x multiplier 1 is not divisible by head_dim=3"),

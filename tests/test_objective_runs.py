@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from launcher import TINY, TOY, launch, programs, rows  # noqa: F401
+from launcher import BIG, TINY, TOY, launch, programs, rows  # noqa: F401
 
 from diffax import build, report
 from diffax.chain import gaussian
@@ -109,7 +109,18 @@ def test_the_loss_is_the_objectives(learned):
             "loss.time: uniform is not allowed, hybrid_loss is of a chain",
         ),
         (f"{CHAIN} loss.time.n=5", "loss.time.n: 5 is not allowed, hybrid_loss has 8 steps; give the same"),
+        (f"{CHAIN} loss.objective.steps=4", "loss.time.n: 8 is not allowed, hybrid_loss has 4 steps; give the same"),
         (f"{CHAIN} process.name=VP", "process.betas"),
+        (
+            "loss.objective.name=vdm_loss loss.weight.name=unit loss.time.name=lognormal",
+            "loss.time: lognormal is not allowed, vdm_loss is a bound",
+        ),
+        (f"{LEARNED} loss.objective.prior_std=0", "loss.objective.prior_std: 0.0 is not allowed, expected more than 0"),
+        # without the prior, the least of the other terms is at no noise at all
+        (
+            f"{CHAIN} loss.objective.name=vlb_loss loss.weight.name=unit loss.learn_process=True",
+            "loss.learn_process: True needs a whole bound, vdm_loss; vlb_loss would be least without noise",
+        ),
         (
             "loss.objective.name=vdm_loss loss.weight.name=elbo",
             "loss.weight: elbo is not allowed, vdm_loss has",
@@ -121,7 +132,49 @@ def test_the_loss_is_the_objectives(learned):
 )
 def test_what_cannot_be_trained_is_refused(text, message, tmp_path):
     outcome = launch(TOY, *TINY, *options(text), f"--workdir={tmp_path / 'run'}")
-    assert outcome.code == 2 and message in outcome.err and not outcome.compiled
+    assert outcome.code == 2 and message in outcome.err and not BIG & set(outcome.compiled)
+
+
+OWN = """
+from __future__ import annotations
+from functools import partial
+from typing import TYPE_CHECKING
+from diffax.losses import denoising_loss
+if TYPE_CHECKING:
+    from nowhere import Array
+
+def typed(apply, process, prediction, x0: Array, keys, sample_time) -> Array:
+    return denoising_loss(apply, process, prediction, x0, keys, sample_time)
+
+part = partial(denoising_loss)
+number = 3
+
+def no_time(apply, process, prediction, x0, keys):
+    return denoising_loss(apply, process, prediction, x0, keys)
+
+def mean(*args, sample_time):
+    return denoising_loss(*args, sample_time=sample_time).mean()
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("typed", ""),
+        ("part", ""),
+        ("number", "loss.objective.name: 'own_objectives:number' is 3; give the name of a function"),
+        (
+            "no_time",
+            "loss.objective.name: 'own_objectives:no_time' does not take (apply, process, prediction, x0, keys, s",
+        ),
+        ("mean", "the objective returned shape () for a batch of"),
+    ],
+)
+def test_objectives_of_ones_own(name, message, tmp_path, monkeypatch):
+    (tmp_path / "own_objectives.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    outcome = launch(TOY, *TINY, f"--config.loss.objective.name=own_objectives:{name}", "--dry_run")
+    assert outcome.code == (2 if message else 0) and message in outcome.err
 
 
 def test_samples_stay_within_the_clip(tmp_path, programs):  # noqa: F811

@@ -12,8 +12,9 @@ _AT_LEAST_1 = (
     *"n steps order probes batch_size accumulate log_every keep max_nonfinite tokens max_steps".split(),
     *"channels features multipliers blocks groups".split(),
 )
-_POSITIVE = tuple(
-    "learning_rate clip lo hi rho sigma_data tolerance sigma_min sigma_max beta_max std gamma shift rtol atol".split()
+_POSITIVE = (
+    *"learning_rate clip lo hi rho sigma_data tolerance sigma_min sigma_max beta_max std gamma shift".split(),
+    *"rtol atol prior_std".split(),
 )
 _SHARE = ("drop", "dropout", "eta", "variance", "decays")  # in [0, 1]
 

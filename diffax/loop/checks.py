@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from diffax import build, parallel
+from diffax import build, losses, parallel
 from diffax.chain import count_steps
 from diffax.loop import likelihoods, sampling
 
@@ -73,9 +73,20 @@ def _check_sampler(experiment):
 
 
 def _check_objective(experiment):
-    """An objective may not fit the process, the times or the weight; only a bound can train a process."""
-    config, process = experiment.config["loss"], experiment.process
+    """An objective may not fit the process, the times or the weight; only a whole bound can train a process."""
+    config, process, objective = experiment.config["loss"], experiment.process, experiment.objective
     name, n = config["objective"]["name"], config["time"].get("n")
+    given = {**build.options("objective", config["objective"], "loss.objective"), "sample_time": None}
+    try:
+        inspect.signature(objective).bind(*[None] * 5, **given)
+    except TypeError as error:
+        takes = "(apply, process, prediction, x0, keys, sample_time)"
+        raise ValueError(f"loss.objective.name: {name!r} does not take {takes}: {error}") from None
+    if objective is losses.vdm_loss and config["time"]["name"] in ("discrete", "lognormal", "logit_normal"):
+        raise ValueError(
+            f"loss.time: {config['time']['name']} is not allowed, {name} is a bound in the mean over even times; use "
+            "uniform or stratified"
+        )
     if "steps" in config["objective"]:
         if config["time"]["name"] != "discrete":
             raise ValueError(f"loss.time: {config['time']['name']} is not allowed, {name} is of a chain; use discrete")
@@ -83,15 +94,15 @@ def _check_objective(experiment):
             steps = count_steps(process, config["objective"]["steps"])
         except ValueError as error:
             raise ValueError(f"loss.objective: {error}") from None
-        if n not in (None, steps):
-            raise ValueError(f"loss.time.n: {n} is not allowed, {name} has {steps} steps; give the same")
+        drawn = getattr(process, "steps", None) if n is None else n
+        if drawn != steps:
+            raise ValueError(f"loss.time.n: {drawn} is not allowed, {name} has {steps} steps; give the same")
     if config["learn_process"] and not jax.tree.leaves(process):
         kind = type(process).__name__
         raise ValueError(f"loss.learn_process: True, but {kind} has no numbers to learn; set it to False")
-    if config["learn_process"] and name in ("denoising_loss", "hybrid_loss"):
-        raise ValueError(
-            f"loss.learn_process: True needs a bound, vdm_loss or vlb_loss; {name} would be least without noise"
-        )
+    # vlb_loss leaves out the prior, which alone keeps the noise at t_max
+    if config["learn_process"] and objective in (losses.denoising_loss, losses.hybrid_loss, losses.vlb_loss):
+        raise ValueError(f"loss.learn_process: True needs a whole bound, vdm_loss; {name} would be least without noise")
     build.loss(experiment, sampling.network_apply(experiment.network))
 
 

@@ -61,6 +61,8 @@ def evaluate(experiment: build.Experiment, state: TrainState, folder: Path, draw
             **config["sample"]["sampler"],
             "grid": config["sample"]["grid"],
             "guidance": config["sample"]["guidance"],
+            "clip": config["sample"]["clip"],
+            "learned_variance": sampling.takes_learned_variance(experiment),
         },
         seed=options["seed"],
         labels=config["sample"]["labels"],

@@ -55,10 +55,10 @@ def vlb_loss(
 ) -> Array:
     """L_vlb of a network that learns its variance: one term an example, times T; [batch], in nats per dimension.
 
-    Its mean over `discrete()` times is the whole bound but for the prior, which has no parameters: the divergences
-    L_{t-1} of Gaussians of mean and variance learned, and -log of the decoder L_0, arXiv:2102.09672, Eq. 4-7. The log
-    of a step's variance is v·log(large) + (1 - v)·log(small), Eq. 15. In L_0, which has no small variance, that of the
-    next step takes its place.
+    Its mean over `discrete()` times is the whole bound but for the prior, which no network changes (a process does: to
+    learn one, use `vdm_loss`): the divergences L_{t-1} of Gaussians of mean and variance learned, and -log of the
+    decoder L_0, arXiv:2102.09672, Eq. 4-7. The log of a step's variance is v·log(large) + (1 - v)·log(small), Eq. 15.
+    In L_0, which has no small variance, that of the next step takes its place.
 
     For importance sampling (Sec. 3.3) draw t first, `t, w = losses.draw_times(history, keys)`, multiply this loss for
     `sample_time=lambda process, keys: t` by w, and tell the history of it by `losses.observe(history, t, loss)`.

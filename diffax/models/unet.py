@@ -160,6 +160,8 @@ def check_shape(network: "UNet | Classifier", shape: Sequence[int]) -> None:
             raise ValueError(
                 f"{option}=True is for residual blocks that resample: set residual_resampling=True as well"
             )
+    if not network.multipliers:
+        raise ValueError("multipliers=() leaves no level: give at least one")
     factor = 2 ** (len(network.multipliers) - 1)
     kind = type(network).__name__
     height, width, _ = shape[-3:]
