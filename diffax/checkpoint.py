@@ -5,6 +5,7 @@ Orbax writes and reads the arrays. `manifest.py` decides which steps are finishe
 
 import concurrent.futures
 import contextlib
+import itertools
 import logging
 import os
 import socket
@@ -38,6 +39,7 @@ class Checkpoints(NamedTuple):
     worker: concurrent.futures.ThreadPoolExecutor
     pending: dict[int, concurrent.futures.Future]
     known: set[int]
+    attempts: Iterator[int]
 
 
 def manager(directory: str | os.PathLike, *, keep: int = 3, keep_every: int | None = None) -> Checkpoints:
@@ -60,7 +62,7 @@ def manager(directory: str | os.PathLike, *, keep: int = 3, keep_every: int | No
 
     worker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
     orbax = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
-    return Checkpoints(Path(directory).absolute(), keep, keep_every, orbax, worker, {}, set())
+    return Checkpoints(Path(directory).absolute(), keep, keep_every, orbax, worker, {}, set(), itertools.count())
 
 
 def save(manager: Checkpoints, step: int, state: PyTree, *, wait: bool = False) -> None:
@@ -82,14 +84,15 @@ def save(manager: Checkpoints, step: int, state: PyTree, *, wait: bool = False) 
     if step in manifest.finished(manager.directory):
         raise ValueError(f"{manager.directory} has a step {step} already: continue from the newest, or move it away")
     tree, leaves = _pack(state)
-    temporary = manager.directory / f"{step}.tmp"
+    # A folder of its own for each attempt: a failed save's other files may still be on their way to theirs.
+    temporary = manager.directory / f"{step}.{next(manager.attempts)}.tmp"
     try:
         if jax.process_index() == 0:
-            manifest.begin(manager.directory, step)
+            manifest.begin(temporary)
         manager.orbax.save(temporary / "state", args=ocp.args.PyTreeSave(tree))
     except Exception as error:
         raise _failure(manager, step, error) from error
-    manager.pending[step] = manager.worker.submit(_commit, manager, temporary, leaves)
+    manager.pending[step] = manager.worker.submit(_commit, manager, step, temporary, leaves)
     if wait:
         _settle(manager)
 
@@ -185,17 +188,17 @@ def _failure(manager: Checkpoints, step: int, error: BaseException) -> RuntimeEr
     )
 
 
-def _commit(manager: Checkpoints, temporary: Path, leaves: list[dict[str, Any]]) -> None:
+def _commit(manager: Checkpoints, step: int, temporary: Path, leaves: list[dict[str, Any]]) -> None:
     """Finishes a step once orbax has written it, then retires old ones; runs in the worker thread."""
     manager.orbax.wait_until_finished()
     if jax.process_index() != 0:
         return
-    written = manifest.finish(temporary, leaves)
-    for step in manifest.finished(manager.directory)[: -manager.keep]:
-        forever = manager.keep_every is not None and step % manager.keep_every == 0
+    manifest.finish(temporary, step, leaves)
+    for old in manifest.finished(manager.directory)[: -manager.keep]:
+        forever = manager.keep_every is not None and old % manager.keep_every == 0
         # The step just written stays whatever its number: it is the one known to be good.
-        if not forever and step != int(written.name):
-            manifest.retire(manager.directory / str(step))
+        if not forever and old != step:
+            manifest.retire(manager.directory / str(old))
 
 
 def _choose(directory: Path, step: int | None) -> int | None:

@@ -1,11 +1,11 @@
 """Which folders of a directory of checkpoints are finished steps, and whether their files are what was written.
 
-    <step>.tmp/   is unfinished: never read, removed by the next save;
-    <step>/       is finished: its `manifest.json` lists the leaves, and the size and BLAKE2b hash of every other file;
-    <step>.bad/   was found damaged and set aside: never read, never deleted.
+    <step>.<attempt>.tmp/  is unfinished: never read, removed by the next save;
+    <step>/                is finished: its `manifest.json` lists the leaves, and size and BLAKE2b hash of each file;
+    <step>.bad/            was found damaged and set aside: never read, never deleted.
 
-A step is written to `<step>.tmp/`, hashed there, and renamed to `<step>/` as the last act of all. The rename is atomic:
-a process killed at any moment leaves a step either finished with its hashes or unfinished, and nothing in between.
+A step is written to its `.tmp` folder, hashed there, and renamed to `<step>/` as the last act of all. The rename is
+atomic: a process killed at any moment leaves a step either finished with its hashes or unfinished, nothing in between.
 """
 
 import errno
@@ -28,22 +28,20 @@ def finished(directory: Path) -> list[int]:
     return sorted(int(p.name) for p in directory.iterdir() if p.name.isdecimal() and p.is_dir())
 
 
-def begin(directory: Path, step: int) -> Path:
-    """Makes `<step>.tmp` and returns it, after removing what killed or failed saves have left."""
-    for leftover in directory.glob("*.tmp"):
+def begin(temporary: Path) -> None:
+    """Makes the folder `temporary`, after removing what killed or failed saves have left beside it."""
+    for leftover in temporary.parent.glob("*.tmp"):
         _log.info("removing %s, which was never finished", leftover)
         shutil.rmtree(leftover, ignore_errors=True)
-    temporary = directory / f"{step}.tmp"
     temporary.mkdir(parents=True)
-    return temporary
 
 
-def finish(temporary: Path, leaves: list[dict[str, Any]]) -> Path:
-    """Hashes the files of `<step>.tmp`, writes its manifest and renames it to `<step>`, which is returned, on disk."""
-    folder = temporary.with_suffix("")
+def finish(temporary: Path, step: int, leaves: list[dict[str, Any]]) -> None:
+    """Hashes the files of `temporary`, writes its manifest and renames it to `<step>`, durably."""
+    folder = temporary.with_name(str(step))
     paths = sorted(p for p in temporary.rglob("*") if p.is_file())
     files = {p.relative_to(temporary).as_posix(): [p.stat().st_size, _hash(p, sync=True)] for p in paths}
-    body = json.dumps(dict(step=int(folder.name), leaves=leaves, files=files), indent=0).encode()
+    body = json.dumps(dict(step=step, leaves=leaves, files=files), indent=0).encode()
     with open(temporary / _FILE, "wb") as file:
         file.write(hashlib.blake2b(body, digest_size=32).hexdigest().encode() + b"\n" + body)
         file.flush()
@@ -52,7 +50,6 @@ def finish(temporary: Path, leaves: list[dict[str, Any]]) -> Path:
         _sync_folder(path)
     temporary.rename(folder)
     _sync_folder(folder.parent)
-    return folder
 
 
 def retire(folder: Path) -> None:

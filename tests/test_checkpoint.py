@@ -249,8 +249,8 @@ class Killed(BaseException):
 @pytest.mark.parametrize(
     ("where", "count", "left"),
     [
-        ("finish", 1, ["20", "40", "60.tmp"]),  # orbax has committed, nothing is hashed
-        ("_sync_folder", 1, ["20", "40", "60.tmp"]),  # the manifest is written, the rename has not happened
+        ("finish", 1, ["20", "40", "60.0.tmp"]),  # orbax has committed, nothing is hashed
+        ("_sync_folder", 1, ["20", "40", "60.0.tmp"]),  # the manifest is written, the rename has not happened
         ("retire", 1, ["20", "40", "60"]),
         ("shutil.rmtree", 1, ["20.old.tmp", "40", "60"]),
     ],
@@ -369,6 +369,21 @@ def test_a_failed_save_is_an_error_of_the_next_call(directory, open_manager, sur
     if surface != "close":
         checkpoint.save(m, 60, noise, wait=True)
         assert_bitwise(checkpoint.restore(m, noise)[1], noise)
+
+
+def test_files_that_a_failed_save_writes_late_do_not_reach_the_next(directory, open_manager, monkeypatch):
+    """Orbax reports the first file that fails; the others may still be written after the folder was removed."""
+    m = open_manager(directory)
+    with monkeypatch.context() as patch:
+        patch.setattr("diffax.manifest.finish", lambda *args: (directory / "no such file").read_bytes())
+        checkpoint.save(m, 60, small_state(1))
+        assert m.pending[60].exception() is not None
+    with pytest.raises(RuntimeError, match="saving step 60"):
+        checkpoint.steps(m)
+    with monkeypatch.context() as patch:
+        patch.setattr("diffax.manifest.shutil.rmtree", lambda *args, **kwargs: None)  # as if all came back at once
+        checkpoint.save(m, 60, small_state(60), wait=True)
+    assert_bitwise(checkpoint.restore(m, small_state(0))[1], small_state(60))
 
 
 def test_bad_input_is_refused(tmp_path, open_manager):
