@@ -167,12 +167,12 @@ def _numbers(process):
 
 def optimizer(config: Mapping):
     """The optimizer of a config: an optax alias by name, behind a schedule, clipping and the skipping of NaNs."""
-    from diffax.train import optimizer, schedule
+    from diffax.train import decayed, optimizer, schedule
 
     spec = dict(config["optimizer"])
     rate = schedule(spec.pop("learning_rate"), spec.pop("warmup"), spec.pop("decay_steps"))
     clip = spec.pop("clip")
-    return optimizer(make("optimizer", spec, "optimizer", learning_rate=rate), clip)
+    return optimizer(make("optimizer", spec, "optimizer", learning_rate=rate, mask=decayed), clip)
 
 
 def emas(config: Mapping) -> dict[str, Callable]:
@@ -328,7 +328,7 @@ _KINDS = {
         (*"apply process prediction x0 keys sample_time weight decoder".split(),),
     ),
     "weight": ("diffax.losses", _returns("diffax.losses", "Weight"), ()),
-    "optimizer": ("optax", _is_optimizer, ("learning_rate",)),
+    "optimizer": ("optax", _is_optimizer, ("learning_rate", "mask")),
     "sampler": (
         "diffax.samplers",
         _returns("diffax.samplers", "Samples"),

@@ -175,6 +175,14 @@ def schedule(peak: float, warmup: int = 0, decay_steps: int = 0) -> optax.Schedu
     return optax.constant_schedule(peak)
 
 
+def decayed(params: Params) -> Params:
+    """Which parameters weight decay is for, True or False each: those with two axes or more.
+
+    Biases, scales of norms, random frequencies and the numbers of a learned process are left as the loss wants them.
+    """
+    return jax.tree.map(lambda p: jnp.ndim(p) > 1, params)
+
+
 def optimizer(update: optax.GradientTransformation, clip: float = float("inf")) -> optax.GradientTransformation:
     """`update` behind clipping of the global gradient norm to `clip`, skipping non-finite gradients."""
     return skip_nonfinite(optax.chain(clip_norm(clip), update) if clip < float("inf") else update)

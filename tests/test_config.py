@@ -4,6 +4,7 @@ import inspect
 import json
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -301,6 +302,15 @@ def test_every_optimizer_takes_a_step(name):
     params = {"w": jnp.ones((3, 3))}
     updates, _ = tx.update({"w": jnp.full((3, 3), 0.5)}, tx.init(params), params)
     assert updates["w"].shape == (3, 3) and np.isfinite(updates["w"]).all()
+
+
+def test_weight_decay_shrinks_kernels_alone():
+    spec = dict(name="adamw", weight_decay=0.5, learning_rate=0.1, warmup=0, decay_steps=0, clip=1.0)
+    tx = build.optimizer({"optimizer": spec})
+    params = {"kernel": jnp.ones((3, 3)), "bias": jnp.ones(3), "gamma_max": jnp.ones(())}
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], -0.05, rtol=1e-6)
+    assert not updates["bias"].any() and not updates["gamma_max"].any()
 
 
 def test_what_needs_more_than_a_schedule_is_no_optimizer():
