@@ -335,6 +335,8 @@ def test_a_missing_or_unwanted_label_is_an_error(network, shape):
         (dict(channels=10), (8, 8, 1), "channels 10 x multiplier 1 is not divisible by groups=4"),
         (dict(channels=6, multipliers=(2,)), (8, 8, 1), "channels 6 x multiplier 1 is not divisible by groups=4"),
         (dict(head_dim=3), (8, 8, 1), "channels 8 x multiplier 1 is not divisible by head_dim=3"),
+        (dict(head_dim=0), (8, 8, 1), "head_dim=0 is not allowed: expected at least 1"),
+        (dict(input_frequencies=(7, 200)), (8, 8, 1), "input_frequencies: 200 is not allowed: expected 0 to 16"),
         (dict(fir=True), (8, 8, 1), "fir=True is for residual blocks that resample: set residual_resampling=True"),
         (dict(skip_conv=True), (8, 8, 1), "skip_conv=True is for residual blocks"),
     ],

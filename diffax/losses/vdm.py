@@ -53,7 +53,8 @@ def vdm_bound(
         sample_time: uniform in its law, as `uniform()` or `stratified()`.
         decoder: `categorical(levels)`, the paper's, or `discretized(levels)` for integers, `gaussian` for continuous
             data, all of `diffax.likelihood`.
-        prior_std: standard deviation of the prior on x_t at t_max.
+        prior_std: standard deviation of the prior on x_t at t_max: 1 if the process preserves the variance, its largest
+            sigma if noise is only added, as in VE and EDM.
 
     The other arguments are those of `denoising_loss`.
     """

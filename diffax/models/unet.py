@@ -162,6 +162,11 @@ def check_shape(network: "UNet | Classifier", shape: Sequence[int]) -> None:
             )
     if not network.multipliers:
         raise ValueError("multipliers=() leaves no level: give at least one")
+    for n in getattr(network, "input_frequencies", ()):
+        if not 0 <= n <= 16:  # beyond, float32 no longer resolves the angle
+            raise ValueError(f"input_frequencies: {n} is not allowed: expected 0 to 16 (7 and 8 for 256 gray levels)")
+    if network.head_dim is not None and network.head_dim < 1:
+        raise ValueError(f"head_dim={network.head_dim} is not allowed: expected at least 1, or None for a single head")
     factor = 2 ** (len(network.multipliers) - 1)
     kind = type(network).__name__
     height, width, _ = shape[-3:]
