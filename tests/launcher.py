@@ -96,7 +96,7 @@ def launch(*args) -> Outcome:
     return Outcome(end.value.code, out.getvalue(), err.getvalue(), list(_compiled))
 
 
-def start(*args, programs: Path, cwd: Path = ROOT, devices: int = 1) -> subprocess.Popen:
+def start(*args, programs: Path, cwd: Path = ROOT, devices: int = 1, xla_flags: str = "") -> subprocess.Popen:
     """The command in a process of its own, on `devices` virtual devices."""
     environment = {
         **os.environ,
@@ -104,7 +104,7 @@ def start(*args, programs: Path, cwd: Path = ROOT, devices: int = 1) -> subproce
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(programs),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {xla_flags}".strip(),
     }
     command = [sys.executable, "-m", "diffax.main", *map(str, args)]
     return subprocess.Popen(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from perceptron import QUICKLY
 
-from diffax.models import MLP, UNet, check_shape, conditioning, init, initializers, layers
+from diffax.models import MLP, TextTransformer, UNet, check_shape, conditioning, init, initializers, layers
 
 KEY = jax.random.key(0)
 
@@ -23,8 +23,7 @@ def normal(seed, shape):
 
 
 def specs(network, shape):
-    cond = {"label": spec(shape[:1], jnp.int32)} if network.num_classes else {}
-    return [spec(shape), spec(shape[:1]), cond]
+    return jax.tree.map(lambda a: spec(a.shape, a.dtype), inputs(network, shape))
 
 
 def small(**options):
@@ -42,7 +41,17 @@ def scrambled(network, shape, seed=1):
 
 def inputs(network, shape, seed=2):
     rng = np.random.default_rng(seed)
-    cond = {"label": jnp.asarray(rng.integers(0, network.num_classes + 1, shape[:1]))} if network.num_classes else {}
+    batch, cond = shape[0], {}
+    if network.num_classes:
+        cond["label"] = jnp.asarray(rng.integers(0, network.num_classes + 1, batch), jnp.int32)
+    if getattr(network, "text", None) is not None:
+        cond["text"] = jnp.asarray(
+            [[1] + [2 + (3 * i + j) % 7 for j in range(i)] + [0] * (4 - i) for i in range(batch)]
+        )
+    if getattr(network, "image", False):
+        cond |= {"image": normal(seed + 1, (batch, 3, 2, 1)), "image_mask": jnp.arange(batch) != 1}
+    for name in getattr(network, "vectors", ()):
+        cond |= {name: normal(seed + 2, (batch, 5)), f"{name}_mask": jnp.arange(batch) != 2}
     return [normal(seed, shape), jnp.asarray(rng.uniform(0, 999, shape[:1]), jnp.float32), cond]
 
 
@@ -53,6 +62,16 @@ NETWORKS = {
     "adaptive": (small(adaptive=True, dropout=0.3), (3, 8, 8, 1)),
     "residual": (small(residual_resampling=True, head_dim=4, dropout=0.3, out_channels=5), (3, 8, 4, 2)),
     "ncsnpp": (small(**NCSNPP, remat=True, dropout=0.3), (3, 8, 8, 1)),
+    "told": (
+        small(
+            text=TextTransformer(9, width=8, layers=1, head_dim=4),
+            cross_attention=(8,),
+            vectors=("v",),
+            image=True,
+            dropout=0.3,
+        ),
+        (3, 8, 8, 1),
+    ),
     "mlp": (MLP(features=16, blocks=2, num_classes=3, dropout=0.3), (3, 2)),
 }
 every_network = pytest.mark.parametrize("network, shape", NETWORKS.values(), ids=NETWORKS)
@@ -116,7 +135,7 @@ def test_a_new_attention_block_is_the_identity():
 def test_initial_values_are_the_same_by_every_route():
     network, shape = small(adaptive=True, multipliers=(1,)), (1, 4, 4, 1)
     params = init(network, KEY, *specs(network, shape))
-    arrays = [jnp.zeros(s.shape, s.dtype) for s in specs(network, shape)]
+    arrays = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), specs(network, shape))
     jitted = jax.jit(network.init, compiler_options=QUICKLY)(KEY, *arrays)["params"]
     lazy = network.lazy_init(KEY, *specs(network, shape))["params"]
     assert jax.tree.structure(params) == jax.tree.structure(jitted) == jax.tree.structure(lazy)
@@ -257,7 +276,7 @@ def test_examples_do_not_depend_on_their_neighbors(network, shape):
     keys = jax.random.split(KEY, shape[0])
     whole = run(network, params, *args, keys=keys)
     for i in range(shape[0]):
-        others = [a.at[:i].set(a[i]).at[i + 1 :].set(a[i]) for a in (*args, keys)]
+        others = jax.tree.map(lambda a: a.at[:i].set(a[i]).at[i + 1 :].set(a[i]), [*args, keys])  # noqa: B023
         np.testing.assert_allclose(run(network, params, *others[:-1], keys=others[-1])[i], whole[i], rtol=1e-5)
 
 
@@ -266,7 +285,7 @@ def test_an_example_alone_is_as_in_a_batch(name):
     network, shape = NETWORKS[name]
     params, args = scrambled(network, shape), inputs(network, shape)
     keys = jax.random.split(KEY, shape[0])
-    alone = run(network, params, *[a[1:2] for a in args], keys=keys[1:2])
+    alone = run(network, params, *jax.tree.map(lambda a: a[1:2], args), keys=keys[1:2])
     np.testing.assert_allclose(alone[0], run(network, params, *args, keys=keys)[1], rtol=1e-4, atol=1e-4)
 
 

@@ -105,7 +105,7 @@ def test_a_second_trainer_is_refused(runs):
 
 @pytest.mark.slow
 def test_many_kills(runs, tmp_path, programs):  # noqa: F811
-    for seed in range(1, 5):
+    for seed in (1, 2):
         assert killed_run(tmp_path / str(seed), programs, 10, seed) >= 8
         same(runs[0] / "whole", tmp_path / str(seed))
 

@@ -111,17 +111,7 @@ class UNet(nn.Module):
         if self.input_frequencies:
             x = layers.with_frequencies(x, self.input_frequencies)
         widths = [self.channels * m for m in self.multipliers]
-        text = None if self.text is None else self.text(cond["text"], cond.get("text_mask"))
-        embed = Conditioning(
-            self.channels,
-            4 * self.channels,
-            self.num_classes,
-            self.dtype,
-            self.fourier,
-            self.vectors,
-            name="conditioning",
-        )
-        condition = embed(c_noise, cond, None if text is None else text.pooled)
+        condition, text = self._told(c_noise, cond)
 
         def block(h, width, name, attend=False, read=None, resample=None):
             h = self._res_block(width, name, resample)(h, condition, dropout_keys)
@@ -159,6 +149,13 @@ class UNet(nn.Module):
         """The names of the conditions that the network needs."""
         has = {"label": self.num_classes, "text": self.text is not None, "image": self.image}
         return [*(name for name, there in has.items() if there), *self.vectors]
+
+    def _told(self, c_noise, cond):
+        """The vector of noise level and conditions, and what the text says, None without one."""
+        text = None if self.text is None else self.text(cond["text"], cond.get("text_mask"))
+        sizes = self.channels, 4 * self.channels, self.num_classes, self.dtype, self.fourier, self.vectors
+        embed = Conditioning(*sizes, name="conditioning")
+        return embed(c_noise, cond, None if text is None else text.pooled), text
 
     def _res_block(self, width, name, resample):
         make, skip = self._maybe_remat(layers.ResBlock), (self.skip_conv, self.skip_rescale)
