@@ -7,7 +7,7 @@ from launcher import BIG, TINY, TOY, launch, programs, rows  # noqa: F401
 
 from diffax import build, report
 from diffax.chain import gaussian
-from diffax.loop import modes, sampling, training, workdir
+from diffax.loop import modes, sampling, training, wanted, workdir
 from diffax.losses import stratified, vdm_loss
 from diffax.process import LearnedSchedule
 
@@ -33,7 +33,7 @@ def samples(experiment, state, **sample):
     config = {**experiment.config, "sample": {**experiment.config["sample"], **sample}}
     experiment = build.experiment(config)
     params = sampling.chosen_params(state, config)
-    cond = sampling.wanted(experiment, 4)
+    cond = wanted.conditions(experiment, 4)
     guidance = config["sample"]["guidance"]
     return sampling.generator(experiment)(params, 0, cond, 4, 4, guidance)
 

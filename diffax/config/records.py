@@ -57,7 +57,8 @@ class Train(NamedTuple):
 class Sample(NamedTuple):
     """Samples: their number, the batch, the seed, the average used ("": the first, "none": the raw parameters).
 
-    `labels` are asked for in turn, all classes where empty. `learned_variance`: a sampler that takes a `variance` is
+    `labels` are asked for in turn, all classes where empty; so are `prompts`, the data set's where empty. Guidance
+    leads away from `negative_prompt`. `learned_variance`: a sampler that takes a `variance` is
     given the one that the network has learned, if it has. `clip`: estimates of x0 are kept within ±clip.
     """
 
@@ -66,6 +67,8 @@ class Sample(NamedTuple):
     seed: int = 0
     ema: str = ""
     labels: tuple[int, ...] = ()
+    prompts: tuple[str, ...] = ()
+    negative_prompt: str = ""
     learned_variance: bool = True
     clip: float = math.inf
 

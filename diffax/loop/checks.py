@@ -9,7 +9,7 @@ import numpy as np
 
 from diffax import build, losses, parallel
 from diffax.chain import count_steps
-from diffax.loop import likelihoods, sampling
+from diffax.loop import likelihoods, sampling, wanted
 
 
 def experiment(config: Mapping) -> build.Experiment:
@@ -60,7 +60,7 @@ def _check_data(experiment):
 
 def _check_classes(experiment):
     config = experiment.config
-    sampling.wanted(experiment, 1)
+    wanted.conditions(experiment, 1)
     if "classifier_agreement" in config["eval"]["metrics"] and "label" not in experiment.nulls:
         raise ValueError(
             "eval.metrics: 'classifier_agreement' needs loss.conditional=True and a data set with classes; leave it out"

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from diffax import build, report
-from diffax.loop import likelihoods, sampling, workdir
+from diffax.loop import likelihoods, sampling, wanted, workdir
 from diffax.train import TrainState
 
 
@@ -27,7 +27,7 @@ def evaluate(experiment: build.Experiment, state: TrainState, folder: Path, draw
     from diffax.metrics.card import array_hash, card
 
     config, options, step = experiment.config, experiment.config["eval"], int(state.step)
-    cond = sampling.wanted(experiment, options["n"])
+    cond = wanted.conditions(experiment, options["n"])
     with report.progress(options["n"], noun="image") as bar:
         images = draw(
             sampling.chosen_params(state, config),
@@ -39,6 +39,8 @@ def evaluate(experiment: build.Experiment, state: TrainState, folder: Path, draw
             tick=bar.update,
         )
     generated = {"x0": images, **cond}
+    if captions := wanted.captions(experiment, cond):
+        generated["caption"] = np.asarray(captions)
     reference = data.examples(experiment.dataset, np.arange(len(experiment.dataset.source)))
     _check_finite(reference["x0"], ValueError, f"data: of the examples of {config['data']['name']}")
     _check_finite(images, FloatingPointError, f"step {step}: of the samples")

@@ -11,7 +11,7 @@ import numpy as np
 from diffax import build, report
 from diffax import config as configs
 from diffax.conditions import repeat
-from diffax.loop import checks, evaluation, pictures, sampling, training, workdir
+from diffax.loop import checks, evaluation, pictures, sampling, training, wanted, workdir
 
 
 def sample(config: Mapping, folder: str | os.PathLike) -> Path:
@@ -22,7 +22,7 @@ def sample(config: Mapping, folder: str | os.PathLike) -> Path:
     """
     experiment, state = restored(config, folder)
     options = experiment.config["sample"]
-    cond = sampling.wanted(experiment, options["n"])
+    cond = wanted.conditions(experiment, options["n"])
     params = sampling.chosen_params(state, experiment.config)
     draw = sampling.generator(experiment)
     with report.progress(options["n"], noun="image") as bar:

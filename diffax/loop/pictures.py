@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from diffax import build, report
-from diffax.loop import sampling
+from diffax.loop import sampling, wanted
 from diffax.train import TrainState
 
 _STRIP = 8  # samples in a strip of images
@@ -19,7 +19,7 @@ _STRIP = 8  # samples in a strip of images
 def write(experiment: build.Experiment, state: TrainState, folder: Path, draw: sampling.Generate) -> None:
     """Draws `sample.n` samples of a state and writes their picture; noise and labels are the same at every step."""
     options, step = experiment.config["sample"], int(state.step)
-    cond = sampling.wanted(experiment, options["n"])
+    cond = wanted.conditions(experiment, options["n"])
     params = sampling.chosen_params(state, experiment.config)
     x = draw(params, options["seed"], cond, options["n"], options["batch_size"], options["guidance"])
     picture = draw_picture(experiment, x, cond)
@@ -33,7 +33,7 @@ def write_strip(experiment: build.Experiment, state: TrainState, folder: Path) -
     if "trajectory" not in inspect.signature(experiment.sampler).parameters:
         return  # a user's own sampler need not have it
     n = min(options["n"], _STRIP) if len(shape) == 3 else options["n"]
-    cond = sampling.wanted(experiment, n)
+    cond = wanted.conditions(experiment, n)
     params = sampling.chosen_params(state, experiment.config)
     path = sampling.generator(experiment, trajectory=True)(params, options["seed"], cond, n, n, options["guidance"])
     if len(shape) == 3 and shape[-1] in (1, 3):

@@ -15,6 +15,7 @@ from diffax import build, parallel, samplers
 from diffax.build import Experiment
 from diffax.conditions import repeat
 from diffax.guidance import batched_cfg, static_threshold
+from diffax.loop import wanted
 from diffax.prediction import denoiser, learned_variance
 
 Generate = Callable[..., Any]  # (params, seed, cond, n, ...) -> x0 [n, *data]
@@ -57,17 +58,18 @@ def generator(experiment: Experiment, trajectory: bool = False) -> Generate:
     use_variance = takes_learned_variance(experiment)
 
     @jax.jit
-    def run(params, seed, indices, cond, sigmas, guidance, options):
+    def run(params, seed, indices, cond, against, sigmas, guidance, options):
         key = jax.random.key(seed)
         keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(indices)
         x = samplers.init_noise(keys[:, 0], experiment.dataset.shape, sigmas[0])
-        denoise, variance = estimates(experiment, network, params, cond, guidance)
+        denoise, variance = estimates(experiment, network, params, cond, guidance, against)
         learned = {"variance": variance} if use_variance else {}
         result = sampler(denoise, x, sigmas, keys[:, 1], **{**options, **learned})
         return result[1].x if trajectory else result
 
     def generate(params, seed, cond, n, batch_size, guidance, first=0, sigmas=None, options=None, tick=None):
         sigmas = grid(experiment, params) if sigmas is None else sigmas
+        against = wanted.negative(experiment)
         values = {**swept, **(options or {})}
         batches = []
         for start in range(0, n, batch_size):
@@ -75,8 +77,8 @@ def generator(experiment: Experiment, trajectory: bool = False) -> Generate:
             filled = np.arange(start, start + batch_size)
             filled = np.where(filled < n, filled, start)  # the last batch is filled up, and cut below
             chosen = {name: jnp.asarray(value[filled]) for name, value in cond.items()}
-            indices, chosen = _place((jnp.asarray(indices, jnp.int32), chosen), batch_size)
-            x = np.asarray(run(params, seed, indices, chosen, sigmas, guidance, values))
+            batch = jnp.asarray(indices, jnp.int32), chosen, repeat(against if cond else {}, batch_size)
+            x = np.asarray(run(params, seed, *_place(batch, batch_size), sigmas, guidance, values))
             batches.append(x[:, : n - start] if trajectory else x[: n - start])
             if tick is not None:
                 tick(min(start + batch_size, n), min(batch_size, n - start))
@@ -85,10 +87,11 @@ def generator(experiment: Experiment, trajectory: bool = False) -> Generate:
     return generate
 
 
-def estimates(experiment: Experiment, network: Callable, params, cond, guidance=None):
+def estimates(experiment: Experiment, network: Callable, params, cond, guidance=None, against=None):
     """(denoise, variance or None) of a network: `denoise` as samples are drawn by it, or bare if `guidance` is None.
 
-    As samples are drawn: guided where the network is told something, and kept within `sample.clip`.
+    As samples are drawn: guided from `against` to `cond`, where the network is told something, and kept within
+    `sample.clip`.
     `variance` is that of the steps, of a network that has learned it, for what was asked for.
     """
     params, process = build.parts(experiment, params)
@@ -103,8 +106,7 @@ def estimates(experiment: Experiment, network: Callable, params, cond, guidance=
     if guidance is None:
         return denoise, variance
     if cond:
-        nothing = repeat(experiment.nulls, len(next(iter(cond.values()))))
-        denoise = batched_cfg(lambda x, sigma, cond: both(cond)[0](x, sigma), cond, nothing, **guidance)
+        denoise = batched_cfg(lambda x, sigma, cond: both(cond)[0](x, sigma), cond, against, **guidance)
     clip = experiment.config["sample"]["clip"]
     return (static_threshold(denoise, -clip, clip) if math.isfinite(clip) else denoise), variance
 
@@ -129,35 +131,6 @@ def _place(arrays, batch_size):
     if len(devices) == 1 or batch_size % len(devices):
         return arrays
     return jax.device_put(arrays, NamedSharding(parallel.mesh(devices), PartitionSpec(parallel.AXIS)))
-
-
-def wanted(experiment: Experiment, n: int) -> dict[str, np.ndarray]:
-    """The conditions of n samples, [n, ...] each: `sample.labels` in turn, or every class in turn.
-
-    Conditions that cannot be asked for in words are those of the first examples.
-
-    Raises:
-        ValueError: a label out of range, or labels for a network without classes.
-    """
-    labels, count = experiment.config["sample"]["labels"], experiment.dataset.num_classes
-    if "label" not in experiment.nulls and labels:
-        raise ValueError(f"sample.labels: {labels} given, but the network has no classes; leave them out")
-    for label in labels:
-        if not (isinstance(label, int) and 0 <= label < count):
-            raise ValueError(f"sample.labels: {label} is not allowed, expected a class from 0 to {count - 1}")
-    cond = {}
-    for name in experiment.nulls:
-        if name == "label":
-            cond[name] = np.resize(np.asarray(labels or range(count), np.int32), n)
-        else:
-            cond[name] = _of_examples(experiment.dataset, n)[name]
-    return cond
-
-
-def _of_examples(dataset, n):
-    from diffax import data
-
-    return data.examples(dataset, np.arange(n) % len(dataset.source))
 
 
 def chosen_ema(config: dict) -> str:

@@ -1,0 +1,58 @@
+"""What samples are wanted of: their classes, prompts and other conditions."""
+
+from typing import Any
+
+import numpy as np
+
+from diffax import data
+from diffax.build import Experiment
+
+
+def conditions(experiment: Experiment, n: int) -> dict[str, np.ndarray]:
+    """The conditions of n samples, [n, ...] each.
+
+    Classes are those of `sample.labels` in turn, or all; texts those of `sample.prompts` in turn, or the data set's.
+    What cannot be asked for in words is taken from the first examples.
+
+    Raises:
+        ValueError: a label out of range; labels or prompts for a network that is told none.
+    """
+    _check(experiment)
+    options, dataset = experiment.config["sample"], experiment.dataset
+    found = {}
+    if "label" in experiment.nulls:
+        labels = options["labels"] or range(dataset.num_classes)
+        found["label"] = np.resize(np.asarray(labels, np.int32), n)
+    if dataset.tokenizer is not None and "text" in experiment.nulls:
+        texts = options["prompts"] or dataset.prompts or ("",)
+        tokens = np.stack([data.encode(dataset.tokenizer, text) for text in texts])
+        found["text"] = tokens[np.arange(n) % len(tokens)]
+    rest = [name for name in experiment.nulls if name not in found]
+    examples: Any = data.examples(dataset, np.arange(n) % len(dataset.source)) if rest else {}
+    return found | {name: examples[name] for name in rest}
+
+
+def negative(experiment: Experiment) -> dict[str, np.ndarray]:
+    """What guidance leads away from, of one example: nothing, or `sample.negative_prompt`."""
+    text = experiment.config["sample"]["negative_prompt"]
+    if not text or "text" not in experiment.nulls:
+        return experiment.nulls
+    return {**experiment.nulls, "text": data.encode(experiment.dataset.tokenizer, text)}
+
+
+def captions(experiment: Experiment, cond: dict[str, np.ndarray]) -> list[str]:
+    """The texts of samples, as the network read them; [] for a network that reads none."""
+    tokenizer = experiment.dataset.tokenizer
+    return [] if tokenizer is None or "text" not in cond else [data.decode(tokenizer, row) for row in cond["text"]]
+
+
+def _check(experiment):
+    options, count = experiment.config["sample"], experiment.dataset.num_classes
+    labels, texts = options["labels"], [*options["prompts"], *filter(None, [options["negative_prompt"]])]
+    if labels and "label" not in experiment.nulls:
+        raise ValueError(f"sample.labels: {labels} given, but the network has no classes; leave them out")
+    for label in labels:
+        if not (isinstance(label, int) and 0 <= label < count):
+            raise ValueError(f"sample.labels: {label} is not allowed, expected a class from 0 to {count - 1}")
+    if texts and ("text" not in experiment.nulls or experiment.dataset.tokenizer is None):
+        raise ValueError(f"sample.prompts: {texts[0][:60]!r} given, but the network reads no text; leave it out")
