@@ -2,7 +2,9 @@
 
 Flags come in here and nowhere else. `--config.<section>.<option>=value` overrides one value of the experiment file;
 with `--config.<section>.name=...` a section starts anew from the defaults of the function named. With a workdir that
-holds a run, `--mode=sample` and `--mode=eval` need no `--config`.
+holds a run, `--mode=sample` and `--mode=eval` need no `--config`. What is sampled often has flags of its own:
+
+    python -m diffax.main --mode=sample --workdir=runs/shapes --prompt="a red circle" --n=16 --guidance=4 --out=red.png
 """
 
 import os
@@ -19,6 +21,21 @@ flags.DEFINE_string("workdir", None, "The run's folder: checkpoints, metrics, sa
 flags.DEFINE_enum("mode", "train", ["train", "sample", "eval"], "What to do.")
 flags.DEFINE_bool("dry_run", False, "Print config, parameter count, shapes and memory; compile nothing.")
 flags.DEFINE_bool("compilation_cache", True, "Keep compiled programs for the next launch.")
+flags.DEFINE_multi_string("prompt", [], "What to draw; given several times, in turn. Short for sample.prompts.")
+flags.DEFINE_string("prompts", None, "A text file of prompts, one a line; an empty line is the null prompt.")
+flags.DEFINE_string("out", None, "With --mode=sample, the picture's file (.png); the arrays are written beside it.")
+flags.DEFINE_string("animation", None, "With --mode=sample, a file (.gif or .webp) for the way from noise to picture.")
+SHORT = {
+    "n": ("sample.n", "How many samples."),
+    "seed": ("sample.seed", "The seed of the samples."),
+    "class": ("sample.labels", "The class wanted, a number; several as in --class=3,5."),
+    "guidance": ("sample.guidance.scale", "The scale of guidance."),
+    "negative_prompt": ("sample.negative_prompt", "What guidance leads away from."),
+    "sampler": ("sample.sampler.name", "The sampler, by name."),
+    "steps": ("sample.grid.n", "Its steps."),
+}
+for _name, (_field, _help) in SHORT.items():
+    flags.DEFINE_string(_name, None, f"{_help} Short for --config.{_field}.")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -35,7 +52,10 @@ def main(argv: Sequence[str]) -> int:
     from diffax.compile import enable_cache
     from diffax.config import complete, override
 
-    config = complete(override(_config(), overrides))
+    for name in ("out", "animation"):
+        if FLAGS[name].value is not None and FLAGS.mode != "sample":
+            raise ValueError(f"--{name} is for --mode=sample; leave it out")
+    config = complete(_with_prompts(override(_config(), [*_short(), *overrides])))
     parallel.start_hosts()
     if FLAGS.compilation_cache:
         enable_cache()
@@ -44,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
     elif FLAGS.mode == "train":
         return loop.train(config, FLAGS.workdir)
     elif FLAGS.mode == "sample":
-        loop.sample(config, FLAGS.workdir)
+        loop.sample(config, FLAGS.workdir, out=FLAGS.out, animation=FLAGS.animation)
     else:
         loop.evaluate(config, FLAGS.workdir)
     return 0
@@ -89,6 +109,29 @@ def _parse_flags(argv):
     if FLAGS.workdir is None and not FLAGS.dry_run:
         raise ValueError("--workdir is missing; name a folder for the run, such as --workdir=runs/digits")
     return overrides
+
+
+def _short():
+    """The overrides that the short flags stand for."""
+    return [(field, FLAGS[name].value) for name, (field, _) in SHORT.items() if FLAGS[name].value is not None]
+
+
+def _with_prompts(config):
+    """The config with the prompts of `--prompt` and of the file `--prompts`."""
+    prompts = list(FLAGS.prompt)
+    if FLAGS.prompts is not None:
+        try:
+            with open(FLAGS.prompts, encoding="utf-8") as file:
+                prompts += file.read().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is no UTF-8"
+            raise ValueError(f"--prompts: cannot read {FLAGS.prompts} ({reason}); give a text file") from None
+        if not prompts:
+            raise ValueError(f"--prompts: {FLAGS.prompts} is empty; write one prompt a line")
+    if prompts:
+        sample = {**config.get("sample", {}), "prompts": tuple(prompts)}
+        config = {**config, "sample": sample}
+    return config
 
 
 def _config():

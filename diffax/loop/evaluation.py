@@ -72,7 +72,7 @@ def evaluate(experiment: build.Experiment, state: TrainState, folder: Path, draw
     )
     print("  ".join(f"{name} {value:.4f}" for name, value in scores.items()), f"({options['n']} samples)", flush=True)
     file = workdir.unused(path(folder, step), lambda file: _asked(file) == _question(result))
-    report.write_bytes(Path(folder) / "samples" / f"{file.stem}.npz", report.npz_bytes(generated))
+    report.write_bytes(Path(folder) / "samples" / f"{file.stem}.npz", wanted.arrays(experiment, images, cond))
     report.write_json(file, result)
     return result
 

@@ -14,32 +14,68 @@ from diffax.conditions import repeat
 from diffax.loop import checks, evaluation, pictures, sampling, training, wanted, workdir
 
 
-def sample(config: Mapping, folder: str | os.PathLike) -> Path:
+def sample(config: Mapping, folder: str | os.PathLike, out: str | None = None, animation: str | None = None) -> Path:
     """Draws `sample.n` samples from the newest checkpoint of `folder`; writes a picture and the arrays.
+
+    Args:
+        out: the picture's file, a PNG; by default one in the workdir, whose name tells step and seed.
+        animation: a file, GIF or WebP, for the way of the first batch from noise to picture.
 
     Returns:
         The picture's path; beside it lies an .npz with x0 and the conditions, such as label.
+
+    Raises:
+        ValueError: no run there, or a file that cannot be written.
     """
+    _check_file("--out", out, (".png",))
+    _check_file("--animation", animation, (".gif", ".webp"))
     experiment, state = restored(config, folder)
-    options = experiment.config["sample"]
+    options, step, shape = experiment.config["sample"], int(state.step), experiment.dataset.shape
+    if animation and not (len(shape) == 3 and shape[-1] in (1, 3)):
+        raise ValueError(f"--animation: needs images, the data has shape {shape}; leave it out")
     cond = wanted.conditions(experiment, options["n"])
     params = sampling.chosen_params(state, experiment.config)
-    draw = sampling.generator(experiment)
+    size = min(options["n"], options["batch_size"])
     with report.progress(options["n"], noun="image") as bar:
-        x = draw(
-            params, options["seed"], cond, options["n"], options["batch_size"], options["guidance"], tick=bar.update
-        )
-    arrays = report.npz_bytes({"x0": x, **cond})
-    name = f"sample_{int(state.step):08d}_seed{options['seed']}.npz"
-    written = workdir.unused(Path(folder) / "samples" / name, lambda file: file.read_bytes() == arrays)
-    written.parent.mkdir(exist_ok=True)
-    report.write_bytes(written, arrays)
+        draw = sampling.generator(experiment)
+        x = draw(params, options["seed"], cond, options["n"], size, options["guidance"], tick=bar.update)
+    if out:
+        written = Path(out).with_suffix(".npz")
+        report.write_bytes(written, wanted.arrays(experiment, x, cond))
+    else:
+        written = _kept(Path(folder), step, options["seed"], wanted.arrays(experiment, x, cond))
     picture = pictures.draw_picture(experiment, x, cond)
     if picture is not None:
         written = written.with_suffix(".png")
-        report.save_png(written, picture, {"config": str(dict(options))})
-    print(f"{options['n']} samples of step {int(state.step)} in {written}", flush=True)
+        report.save_png(written, picture, pictures.facts(experiment, cond, step))
+    print(f"{options['n']} samples of step {step} in {written}", flush=True)
+    if animation:
+        path = pictures.path(experiment, params, {name: value[:size] for name, value in cond.items()}, size)
+        report.save_animation(animation, path)
+        print(f"the way of {size} samples from noise in {animation}", flush=True)
     return written
+
+
+def _kept(folder, step, seed, arrays):
+    """Writes the arrays to the workdir, beside those of other samples of the step and seed."""
+    name = f"sample_{step:08d}_seed{seed}.npz"
+    written = workdir.unused(folder / "samples" / name, lambda file: file.read_bytes() == arrays)
+    report.write_bytes(written, arrays)
+    return written
+
+
+def _check_file(flag, file, suffixes):
+    if file is None:
+        return
+    if Path(file).suffix.lower() not in suffixes:
+        raise ValueError(f"{flag}: {file} is not allowed, expected a file that ends in {' or '.join(suffixes)}")
+    if Path(file).is_dir():
+        raise ValueError(f"{flag}: {file} is a folder; name a file in it")
+    parent = Path(file).absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not os.access(parent, os.W_OK):
+        raise ValueError(f"{flag}: {file} cannot be written; choose another folder")
 
 
 def evaluate(config: Mapping, folder: str | os.PathLike) -> dict:

@@ -5,6 +5,7 @@ import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,7 +25,7 @@ def write(experiment: build.Experiment, state: TrainState, folder: Path, draw: s
     x = draw(params, options["seed"], cond, options["n"], options["batch_size"], options["guidance"])
     picture = draw_picture(experiment, x, cond)
     if picture is not None:
-        report.save_png(report.sample_path(folder, step), picture, {"caption": _caption(options)})
+        report.save_png(report.sample_path(folder, step), picture, facts(experiment, cond, step))
 
 
 def write_strip(experiment: build.Experiment, state: TrainState, folder: Path) -> None:
@@ -34,15 +35,38 @@ def write_strip(experiment: build.Experiment, state: TrainState, folder: Path) -
         return  # a user's own sampler need not have it
     n = min(options["n"], _STRIP) if len(shape) == 3 else options["n"]
     cond = wanted.conditions(experiment, n)
-    params = sampling.chosen_params(state, experiment.config)
-    path = sampling.generator(experiment, trajectory=True)(params, options["seed"], cond, n, n, options["guidance"])
+    steps = path(experiment, sampling.chosen_params(state, experiment.config), cond, n)
     if len(shape) == 3 and shape[-1] in (1, 3):
-        picture = report.strip(path)
+        picture = report.strip(steps)
     elif shape == (2,):
-        picture = report.scatter_strip(path, cond.get("label"))
+        picture = report.scatter_strip(steps, cond.get("label"))
     else:
         return
     report.save_png(report.strip_path(folder, step), picture, {"caption": _caption(options)})
+
+
+def path(experiment: build.Experiment, params: Any, cond: Mapping, n: int) -> np.ndarray:
+    """The way of n samples from noise to data, [steps + 1, n, *data].
+
+    Raises:
+        ValueError: a sampler that does not tell its way.
+    """
+    options = experiment.config["sample"]
+    if "trajectory" not in inspect.signature(experiment.sampler).parameters:
+        name = options["sampler"]["name"]
+        raise ValueError(f"sample.sampler: {name} does not tell its way from noise; take one with `trajectory`")
+    draw = sampling.generator(experiment, trajectory=True)
+    return draw(params, options["seed"], cond, n, n, options["guidance"])
+
+
+def facts(experiment: build.Experiment, cond: Mapping, step: int) -> dict[str, str]:
+    """What a picture of samples keeps in its file: all that it takes to draw it again, and what is to be seen."""
+    from diffax.metrics.card import versions
+
+    options = experiment.config["sample"]
+    again = {"step": step, "sample": options, "versions": versions()}
+    texts = wanted.captions(experiment, cond)
+    return {"caption": _caption(options), "diffax": report.to_json(again), "prompts": "\n".join(texts)}
 
 
 def draw_picture(experiment: build.Experiment, x: np.ndarray, cond: Mapping) -> np.ndarray | None:

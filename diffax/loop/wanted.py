@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from diffax import data
+from diffax import data, report
 from diffax.build import Experiment
 
 
@@ -44,6 +44,12 @@ def captions(experiment: Experiment, cond: dict[str, np.ndarray]) -> list[str]:
     """The texts of samples, as the network read them; [] for a network that reads none."""
     tokenizer = experiment.dataset.tokenizer
     return [] if tokenizer is None or "text" not in cond else [data.decode(tokenizer, row) for row in cond["text"]]
+
+
+def arrays(experiment: Experiment, x: np.ndarray, cond: dict[str, np.ndarray]) -> bytes:
+    """The .npz file of samples: x0, the conditions that they were drawn under, and what a text of these says."""
+    texts = captions(experiment, cond)
+    return report.npz_bytes({"x0": x, **cond, **({"caption": np.asarray(texts)} if texts else {})})
 
 
 def _check(experiment):

@@ -1,7 +1,17 @@
 """What a run shows of itself: rows of measurements, pictures, a page, and a line on the terminal."""
 
 from diffax.report.html import write_report
-from diffax.report.images import grid, numbered, sample_path, save_png, scatter, scatter_strip, strip, strip_path
+from diffax.report.images import (
+    grid,
+    numbered,
+    sample_path,
+    save_animation,
+    save_png,
+    scatter,
+    scatter_strip,
+    strip,
+    strip_path,
+)
 from diffax.report.progress import Progress, progress
 from diffax.report.writer import (
     Writer,
@@ -27,6 +37,7 @@ __all__ = [
     "read_json",
     "read_rows",
     "sample_path",
+    "save_animation",
     "save_png",
     "scatter",
     "scatter_strip",

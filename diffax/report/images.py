@@ -148,6 +148,26 @@ def save_png(path: str | Path, array: np.ndarray, text: Mapping[str, str] | None
     write_bytes(path, buffer.getvalue())
 
 
+def save_animation(path: str | Path, trajectory: np.ndarray, *, seconds: float = 3.0) -> None:
+    """Writes the way from noise to data as an animated GIF or WebP, by the file's suffix, atomically; it ends on the
+    data, for a second, and begins again.
+
+    Args:
+      trajectory: as of `strip`, all of its steps; shown as there.
+      seconds: the length of the way.
+    """
+    from PIL import Image
+
+    trajectory = _chosen(trajectory, 5, len(trajectory)).astype(np.float64)
+    trajectory = trajectory / np.maximum(_level(trajectory), 1.0)
+    frames = [Image.fromarray(grid(step)) for step in trajectory]
+    times = [max(20, round(1000 * seconds / len(frames)))] * (len(frames) - 1) + [1000]
+    buffer = io.BytesIO()
+    kind = Path(path).suffix.lower().removeprefix(".").upper()
+    frames[0].save(buffer, kind, save_all=True, append_images=frames[1:], duration=times, loop=0)
+    write_bytes(path, buffer.getvalue())
+
+
 def sample_path(workdir: str | Path, step: int) -> Path:
     """Where the sample grid of a step lies: ``samples/step_00001000.png``."""
     return Path(workdir) / "samples" / f"step_{step:08d}.png"
