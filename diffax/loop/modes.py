@@ -1,6 +1,7 @@
 """The launcher's modes besides training: sampling and evaluating a trained run, and the dry run."""
 
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -71,11 +72,12 @@ def _check_file(flag, file, suffixes):
         raise ValueError(f"{flag}: {file} is not allowed, expected a file that ends in {' or '.join(suffixes)}")
     if Path(file).is_dir():
         raise ValueError(f"{flag}: {file} is a folder; name a file in it")
-    parent = Path(file).absolute().parent
-    while not parent.exists():
-        parent = parent.parent
-    if not os.access(parent, os.W_OK):
-        raise ValueError(f"{flag}: {file} cannot be written; choose another folder")
+    try:
+        Path(file).absolute().parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=Path(file).absolute().parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"{flag}: {file} cannot be written ({error.strerror}); choose another folder") from error
 
 
 def evaluate(config: Mapping, folder: str | os.PathLike) -> dict:
