@@ -7,7 +7,9 @@ from diffax.guidance import (
     cfg,
     cfg_pp,
     classifier_guidance,
+    composed,
     dynamic_threshold,
+    nested,
     static_threshold,
 )
 from diffax.losses import denoising_loss
@@ -103,6 +105,7 @@ __all__ = [
     "cfg",
     "cfg_pp",
     "classifier_guidance",
+    "composed",
     "cosine",
     "cosine_betas",
     "ddim",
@@ -133,6 +136,7 @@ __all__ = [
     "linspace",
     "lms",
     "losses",
+    "nested",
     "polyexponential",
     "prediction",
     "predictor_corrector",

@@ -6,6 +6,7 @@ executable. A network whose estimate would be multiplied by 0 for every example 
 
 from diffax.guidance.classifier import classifier_guidance
 from diffax.guidance.classifier_free import apg, batched_cfg, cfg, cfg_pp
+from diffax.guidance.several import composed, nested
 from diffax.guidance.threshold import dynamic_threshold, static_threshold
 
 __all__ = [
@@ -14,6 +15,8 @@ __all__ = [
     "cfg",
     "cfg_pp",
     "classifier_guidance",
+    "composed",
     "dynamic_threshold",
+    "nested",
     "static_threshold",
 ]
