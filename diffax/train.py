@@ -9,6 +9,7 @@ import optax
 from jax import Array
 
 from diffax import conditions
+from diffax.averages import Decay
 from diffax.conditions import Cond
 from diffax.losses import denoising_loss
 from diffax.prediction import Prediction
@@ -17,7 +18,6 @@ from diffax.process import Process, pytree
 Params = Any
 Batch = Mapping[str, Array]
 LossFn = Callable[[Params, Batch, Array], Array]  # (params, batch, keys [batch]) -> losses [batch]
-Decay = Callable[[Array], Array]  # step -> EMA decay
 Network = Callable[..., Array]  # (params, x_in, c_noise, cond, dropout_keys) -> y; dropout_keys may be None
 
 
@@ -153,18 +153,6 @@ def example_keys(key: Array, step: int | Array, first: int | Array, count: int) 
     """The keys [count] of examples first, first + 1, … of a step's global batch: the same on any number of devices."""
     key = jax.random.fold_in(key, step)
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(count))
-
-
-def ema_decay(decay: float, warmup: bool = True) -> Decay:
-    """The decay of a moving average: with warm-up min(decay, (1 + n)/(10 + n)) at step n, else constant."""
-    if not warmup:
-        return lambda step: jnp.float32(decay)
-
-    def warm(step):
-        n = jnp.asarray(step, jnp.float32)
-        return jnp.minimum(jnp.float32(decay), (1.0 + n) / (10.0 + n))
-
-    return warm
 
 
 def schedule(peak: float, warmup: int = 0, decay_steps: int = 0) -> optax.Schedule:

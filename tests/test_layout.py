@@ -28,6 +28,7 @@ LAYERS = [
     "likelihood",
     "conformance",
     "models",
+    "averages",
     "train",
     "compile",
     "parallel",
@@ -74,6 +75,7 @@ AT_IMPORT = {
     "likelihood": {"jax"},
     "conformance": ARRAYS,  # not imported by `import diffax`
     "models": ARRAYS | {"flax"},
+    "averages": ARRAYS,
     "train": ARRAYS | {"optax"},
     "parallel": ARRAYS | {"optax"},
     "main": {"absl"},

@@ -26,7 +26,8 @@ from perceptron import (
 )
 
 from diffax import parallel
-from diffax.train import diffusion_loss, ema_decay, example_keys, init_state, optimizer, train_step
+from diffax.averages import ema_decay
+from diffax.train import diffusion_loss, example_keys, init_state, optimizer, train_step
 
 BATCH, STEPS, RATE = 16, 20, 1e-3
 MIN_SIZE = 64  # small enough that the perceptron's matrices are sharded

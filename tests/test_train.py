@@ -24,10 +24,10 @@ from perceptron import (
     perceptron_params,
 )
 
+from diffax.averages import ema_decay
 from diffax.train import (
     TrainState,
     diffusion_loss,
-    ema_decay,
     example_keys,
     init_state,
     optimizer,

@@ -177,7 +177,9 @@ def optimizer(config: Mapping):
 
 
 def emas(config: Mapping) -> dict[str, Callable]:
-    """The moving averages of a config's `ema` section, each named by its decay."""
-    from diffax.train import ema_decay
+    """The moving averages of a config's `ema` section, each named by its decay or width."""
+    from diffax.averages import ema_decay, power_decay
 
-    return {str(decay): ema_decay(decay, config["ema"]["warmup"]) for decay in config["ema"]["decays"]}
+    options = config["ema"]
+    plain = {str(decay): ema_decay(decay, options["warmup"]) for decay in options["decays"]}
+    return plain | {f"width{width}": power_decay(width) for width in options["widths"]}

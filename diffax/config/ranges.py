@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffax import build
+from diffax.averages import WIDEST
 
 _INFINITE = ("sigma_hi", "s_max", "clip")
 _SIGNED = ("mean", "bias", "labels", "gamma_min", "gamma_max")
@@ -45,7 +46,7 @@ def check_together(full: Mapping) -> None:
     dtype = full["network"].get("dtype")
     if dtype is not None:
         _check_choice("network.dtype", dtype, ("float32", "bfloat16", "float16"))
-    _check_choice("sample.ema", full["sample"]["ema"], ("", "none", *map(str, full["ema"]["decays"])))
+    _check_averages(full["ema"], full["sample"])
     for name in full["eval"]["metrics"]:
         if ":" in name:
             build.find("metric", name, "eval.metrics")
@@ -59,6 +60,25 @@ def check_together(full: Mapping) -> None:
     if full["optimizer"]["decay_steps"]:
         warmup, decay = full["optimizer"]["warmup"], full["optimizer"]["decay_steps"]
         _check_less("optimizer.warmup", warmup, "optimizer.decay_steps", decay)
+
+
+def _check_averages(ema, sample):
+    widths = [f"width{width}" for width in ema["widths"]]
+    _check_choice("sample.ema", sample["ema"], ("", "none", *map(str, ema["decays"]), *widths))
+    for where, width in [("sample.width", sample["width"])] * bool(sample["width"]) + [
+        ("ema.widths", width) for width in ema["widths"]
+    ]:
+        if not 0 < width <= WIDEST:
+            raise ValueError(f"{where}: {width} is not allowed, expected more than 0, at most {WIDEST:.4f}")
+    if sample["width"] and not (ema["widths"] and ema["snapshot_every"]):
+        raise ValueError(
+            f"sample.width: {sample['width']} is made of averages that a run keeps; train with ema.widths=(0.05, 0.1) "
+            "and an ema.snapshot_every"
+        )
+    if ema["snapshot_every"] and not widths:
+        raise ValueError(
+            f"ema.snapshot_every: {ema['snapshot_every']} keeps ema.widths, which is empty; give (0.05, 0.1)"
+        )
 
 
 def _check_less(where, value, bound, limit):

@@ -32,10 +32,14 @@ class Optimizer(NamedTuple):
 
 
 class Averages(NamedTuple):
-    """Moving averages of the parameters. Sampling uses `sample.ema`, the first unless told otherwise."""
+    """Moving averages of the parameters: exponential ones by their `decays`, EDM2's power-function ones by `widths`
+    (sigma_rel). The latter are kept every `snapshot_every` steps (0: never), for any `sample.width` after training.
+    Sampling uses `sample.ema`, the first unless told otherwise."""
 
     decays: tuple[float, ...] = (0.9999,)
     warmup: bool = True
+    widths: tuple[float, ...] = ()
+    snapshot_every: int = 0
 
 
 class Train(NamedTuple):
@@ -55,7 +59,8 @@ class Train(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """Samples: their number, the batch, the seed, the average used ("": the first, "none": the raw parameters).
+    """Samples: their number, the batch, the seed, the average used ("": the first, "none": the raw parameters), or the
+    `width` of one made after training from `ema.widths` (0: none).
 
     `labels` are asked for in turn, all classes where empty; so are `prompts`, the data set's where empty. Guidance
     leads away from `negative_prompt`. `learned_variance`: a sampler that takes a `variance` is
@@ -66,6 +71,7 @@ class Sample(NamedTuple):
     batch_size: int = 64
     seed: int = 0
     ema: str = ""
+    width: float = 0.0
     labels: tuple[int, ...] = ()
     prompts: tuple[str, ...] = ()
     negative_prompt: str = ""

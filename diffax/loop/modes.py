@@ -1,5 +1,6 @@
 """The launcher's modes besides training: sampling and evaluating a trained run, and the dry run."""
 
+import dataclasses
 import os
 import tempfile
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ import numpy as np
 from diffax import build, report
 from diffax import config as configs
 from diffax.conditions import repeat
-from diffax.loop import checks, evaluation, pictures, sampling, training, wanted, workdir
+from diffax.loop import checks, evaluation, pictures, sampling, snapshots, training, wanted, workdir
 
 
 def sample(config: Mapping, folder: str | os.PathLike, out: str | None = None, animation: str | None = None) -> Path:
@@ -107,7 +108,16 @@ def restored(config: Mapping, folder: str | os.PathLike):
     checkpoint.close(manager)
     if found is None:
         raise ValueError(f"workdir: {folder} has no checkpoint yet; train it first")
-    return experiment, found[1]
+    return experiment, _with_width(experiment, Path(folder), found[1])
+
+
+def _with_width(experiment, folder, state):
+    """The state with the average of `sample.width`, if that is asked for and not there."""
+    width, name = experiment.config["sample"]["width"], sampling.chosen_ema(experiment.config)
+    if not width or name in state.ema_params:
+        return state
+    made = snapshots.average(experiment, folder, state, width)
+    return dataclasses.replace(state, ema_params={**state.ema_params, name: made})
 
 
 def dry_run(config: Mapping) -> None:

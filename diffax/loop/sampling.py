@@ -135,6 +135,8 @@ def _place(arrays, batch_size):
 
 def chosen_ema(config: dict) -> str:
     """The name of the moving average that samples are drawn with, "none" for the raw parameters."""
+    if config["sample"]["width"]:
+        return f"width{config['sample']['width']}"
     return config["sample"]["ema"] or next((str(decay) for decay in config["ema"]["decays"]), "none")
 
 

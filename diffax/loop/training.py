@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from diffax import build, parallel, report
-from diffax.loop import checks, evaluation, pictures, sampling, workdir
+from diffax.loop import checks, evaluation, pictures, sampling, snapshots, workdir
 from diffax.train import TrainState, example_keys, init_state, train_step
 
 DONE = 0  # exit code
@@ -47,6 +47,8 @@ def train(config: Mapping, folder: str | os.PathLike) -> int:
     from diffax import checkpoint
 
     options = config["train"]
+    if config["sample"]["width"]:
+        raise ValueError(f"sample.width: {config['sample']['width']} is of a trained run; leave it out of training")
     experiment = checks.experiment(config)
     folder = workdir.writable(folder)
     lock = checkpoint.lock(folder) if jax.process_index() == 0 else contextlib.nullcontext()
@@ -71,7 +73,11 @@ def train(config: Mapping, folder: str | os.PathLike) -> int:
                 def show(state):
                     _show(experiment, _on_this_host(run.whole(state)), folder, draw)
 
-                state, step = _steps(experiment, run, run.place(state), start, folder, stopped, save, show)
+                def keep(step, state):
+                    snapshots.keep(experiment, folder, step, run.whole(state))
+
+                act = dict(save=save, show=show, keep=keep)
+                state, step = _steps(experiment, run, run.place(state), start, folder, stopped, **act)
                 save(step, state, wait=True)
                 state = run.whole(state)
         finally:
@@ -87,9 +93,10 @@ def train(config: Mapping, folder: str | os.PathLike) -> int:
     return DONE
 
 
-def _steps(experiment, run, state, start, folder, stopped, save, show):
+def _steps(experiment, run, state, start, folder, stopped, save, show, keep):
     """The steps from `start` on; returns the state and the number of steps done."""
     options = experiment.config["train"]
+    options = {**options, "snapshot_every": experiment.config["ema"]["snapshot_every"]}
     every = lambda step, name: options[name] and step % options[name] == 0  # noqa: E731
     one_host = jax.process_count() == 1  # several could see the folder differently
     if one_host and start and every(start, "sample_every") and not report.sample_path(folder, start).exists():
@@ -124,6 +131,8 @@ def _steps(experiment, run, state, start, folder, stopped, save, show):
             if last or every(step, "checkpoint_every") or every(step, "sample_every"):
                 record(*pending)  # a checkpoint never outruns its rows
                 pending = None
+            if every(step, "snapshot_every"):
+                keep(step, state)
             if last:
                 return state, step
             if every(step, "checkpoint_every"):

@@ -1,0 +1,47 @@
+"""The power-function averages that a run keeps on its way, in `averages/<step>/`, and others made of these after it."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from diffax import averages, build, checkpoint, manifest
+from diffax.train import TrainState
+
+
+def keep(experiment: build.Experiment, folder: Path, step: int, state: TrainState) -> None:
+    """Writes the averages of `ema.widths` at a step, unless the step was done before: it had the same."""
+    directory = Path(folder) / "averages"
+    if step in manifest.finished(directory):
+        return
+    manager = checkpoint.manager(directory, keep=2**62)
+    try:
+        checkpoint.save(manager, step, _of(experiment, state.ema_params), wait=True)
+    finally:
+        checkpoint.close(manager)
+
+
+def average(experiment: build.Experiment, folder: Path, state: TrainState, width: float) -> Any:
+    """The parameters averaged with sigma_rel = `width` up to the state's step, from what was kept until then.
+
+    Raises:
+        ValueError: nothing was kept, or all of it is damaged.
+    """
+    directory, step = Path(folder) / "averages", int(state.step)
+    target = _of(experiment, jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), state.ema_params))
+    manager = checkpoint.manager(directory)
+    try:
+        kept = [t for t in manifest.finished(directory) if t <= step]
+        found = [checkpoint.restore(manager, target, step=t)[1] for t in kept]
+    finally:
+        checkpoint.close(manager)
+    # the averages of the state itself are the last ones
+    kept, found = [*kept, step], [*found, _of(experiment, state.ema_params)]
+    widths = {f"width{width}": width for width in experiment.config["ema"]["widths"]}
+    trees = [tree[name] for tree in found for name in widths]
+    snapshots = [(t, width) for t in kept for width in widths.values()]
+    return averages.reconstruct(trees, snapshots, step, width)
+
+
+def _of(experiment, ema_params):
+    return {f"width{width}": ema_params[f"width{width}"] for width in experiment.config["ema"]["widths"]}
