@@ -28,8 +28,8 @@ def main() -> None:
     options = parser.parse_args()
     experiment = build.experiment(workloads.config("digits"))
     params = training.initial_state(experiment).params
-    label = jnp.arange(options.batch) % 10
-    apply = partial(sampling.network_apply(experiment.network), params, label=label)
+    cond = {"label": jnp.arange(options.batch) % 10}
+    apply = partial(sampling.network_apply(experiment.network), params, cond=cond)
     denoise = denoiser(apply, experiment.process, experiment.prediction)
     keys = jax.random.split(jax.random.key(0), options.batch)
     sigmas = samplers.karras(options.steps)

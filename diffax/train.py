@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from diffax import conditions
+from diffax.conditions import Cond
 from diffax.losses import denoising_loss
 from diffax.prediction import Prediction
 from diffax.process import Process, pytree
@@ -16,7 +18,7 @@ Params = Any
 Batch = Mapping[str, Array]
 LossFn = Callable[[Params, Batch, Array], Array]  # (params, batch, keys [batch]) -> losses [batch]
 Decay = Callable[[Array], Array]  # step -> EMA decay
-Network = Callable[..., Array]  # (params, x_in, c_noise, label, dropout_keys) -> y; label and dropout_keys may be None
+Network = Callable[..., Array]  # (params, x_in, c_noise, cond, dropout_keys) -> y; dropout_keys may be None
 
 
 @pytree
@@ -111,28 +113,31 @@ def diffusion_loss(
     prediction: Prediction,
     *,
     objective: Callable[..., Array] = denoising_loss,
-    null_label: int | None = None,
+    nulls: Cond | None = None,
     drop: float = 0.0,
+    drop_each: float = 0.0,
     **options,
 ) -> LossFn:
-    """The loss of a batch dict(x0, label), example by example: an objective with labels and dropout bound.
+    """The loss of a batch dict(x0, label, ...), example by example: an objective with conditions and dropout bound.
 
     Args:
         objective: (apply, process, prediction, x0, keys, **options) -> [batch], of `diffax.losses` or your own.
         options: the objective's, such as `sample_time` and `weight`.
-        null_label: the label that stands for "no class"; None for a network without classes.
-        drop: probability with which a label is replaced by it, for guidance; arXiv:2207.12598, Algorithm 1.
+        nulls: the conditions that the network is told, of the batch, by name, and for each the array of one example
+            that says nothing (`diffax.conditions`); None for a network without.
+        drop, drop_each: probabilities with which an example's conditions are replaced by these: all of them, and
+            besides each on its own.
     """
+    nulls = nulls or {}
 
     def loss_fn(params, batch, keys):
         parts = jax.vmap(lambda key: jax.random.split(key, 3))(keys)
-        label = None
-        if null_label is not None:
-            dropped = jax.vmap(lambda key: jax.random.bernoulli(key, drop))(parts[:, 0])
-            label = jnp.where(dropped, null_label, batch["label"])
+        cond = {name: batch[name] for name in nulls}
+        if cond:
+            cond = conditions.drop(cond, nulls, parts[:, 0], drop, drop_each)
 
         def apply(x_in, c_noise):
-            return network(params, x_in, c_noise, label, parts[:, 1])
+            return network(params, x_in, c_noise, cond, parts[:, 1])
 
         losses = objective(apply, process, prediction, batch["x0"], parts[:, 2], **options)
         if jnp.shape(losses) != keys.shape[:1]:

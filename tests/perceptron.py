@@ -8,13 +8,14 @@ from diffax.train import diffusion_loss
 
 QUICKLY = {"xla_backend_optimization_level": 0}  # these programs take longer to compile than to run
 CLASSES = 3  # labels 0, 1, 2; 3 stands for none
+NULLS = {"label": np.int32(CLASSES)}
 PROCESS, VELOCITY = FlowMatching(), prediction.velocity()
 
 
-def perceptron(params, x_in, c_noise, label=None, dropout_keys=None):
+def perceptron(params, x_in, c_noise, cond=None, dropout_keys=None):
     """A network as a plain function: one hidden layer, told the noise level and the class."""
     h = x_in @ params["inner"] + c_noise[:, None] / 1000.0 * params["level"] + params["bias"]
-    h = h if label is None else h + params["classes"][label]
+    h = h + params["classes"][cond["label"]] if cond else h
     return jnp.tanh(h) @ params["outer"]
 
 
@@ -35,7 +36,7 @@ def examples(n, shape=(4,), seed=0):
 
 def perceptron_loss(drop=0.2):
     """The loss that the perceptron is trained with here."""
-    return diffusion_loss(perceptron, PROCESS, VELOCITY, null_label=CLASSES, drop=drop)
+    return diffusion_loss(perceptron, PROCESS, VELOCITY, nulls=NULLS, drop=drop)
 
 
 def linear_loss(params, batch, keys):

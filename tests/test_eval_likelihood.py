@@ -21,7 +21,7 @@ class Exact(nn.Module):
     '''The EDM network of uniform data, whose posterior is a Gaussian cut off at -1 and 1.'''
 
     @nn.compact
-    def __call__(self, x_in, c_noise, label=None):
+    def __call__(self, x_in, c_noise, cond=None):
         nothing = self.param("nothing", nn.initializers.zeros, ())
         s = jnp.exp(4.0 * c_noise)[:, None]
         r = jnp.sqrt(s**2 + 1.0)

@@ -17,6 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     "batch",
     "known",
+    "conditions",
     "process",
     "chain",
     "prediction",
@@ -62,6 +63,7 @@ ARRAYS = {"jax", "numpy"}
 AT_IMPORT = {
     "batch": {"jax"},
     "known": {"jax"},
+    "conditions": {"jax"},
     "chain": {"jax"},
     "prediction": {"jax"},
     "losses": {"jax"},

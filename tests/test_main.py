@@ -242,10 +242,10 @@ def test_sweeping_does_not_recompile(drawn, sampler, options):
     experiment, params = drawn
     config = {**experiment.config, "sample": {**experiment.config["sample"], "sampler": {"name": sampler}}}
     draw = sampling.generator(modes.build.experiment(complete(config)))
-    labels = np.arange(8, dtype=np.int32)
+    cond = {"label": np.arange(8, dtype=np.int32)}
 
     def sample(guidance=GUIDANCE, **swept):
-        results.append(draw(params, 0, labels, 8, 8, guidance, **swept))
+        results.append(draw(params, 0, cond, 8, 8, guidance, **swept))
 
     results = []
     assert "jit(run)" in compiled(sample)
@@ -258,14 +258,14 @@ def test_sweeping_does_not_recompile(drawn, sampler, options):
 
 def test_sample_i_is_the_same_in_any_batch_on_any_devices(drawn, sampled):
     experiment, params = drawn
-    draw, labels = sampling.generator(experiment), np.full(10, 3)
-    whole = draw(params, 0, labels, 10, 16, {**GUIDANCE, "scale": 2.0})  # over eight devices
+    draw, cond = sampling.generator(experiment), {"label": np.full(10, 3, np.int32)}
+    whole = draw(params, 0, cond, 10, 16, {**GUIDANCE, "scale": 2.0})  # over eight devices
     different = np.abs(whole[:, None] - whole[None]).max(-1) > 1e-3
     assert (different == ~np.eye(10, dtype=bool)).all()
     for batch_size in (1, 6):
-        again = draw(params, 0, labels, 10, batch_size, {**GUIDANCE, "scale": 2.0})
+        again = draw(params, 0, cond, 10, batch_size, {**GUIDANCE, "scale": 2.0})
         np.testing.assert_allclose(again, whole, rtol=1e-5, atol=1e-5)
-    one = draw(params, 0, labels[:1], 1, 1, {**GUIDANCE, "scale": 2.0}, first=7)
+    one = draw(params, 0, {"label": cond["label"][:1]}, 1, 1, {**GUIDANCE, "scale": 2.0}, first=7)
     np.testing.assert_allclose(one[0], whole[7], rtol=1e-5, atol=1e-5)
     on_one_device = np.load(sampled / "samples" / "sample_00000006_seed0.npz")["x0"]
     np.testing.assert_allclose(on_one_device, whole, rtol=1e-5, atol=1e-5)
@@ -285,7 +285,7 @@ class Linear(nn.Module):
     slope: float = 0.5
 
     @nn.compact
-    def __call__(self, x, c_noise, label=None):
+    def __call__(self, x, c_noise, cond=None):
         return self.slope * nn.Dense(2)(x)
 
 def jump(denoise, x, sigmas, keys, *, share: float = 1.0, trajectory: bool = False):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from perceptron import QUICKLY
 
-from diffax.models import MLP, UNet, check_shape, init, initializers, layers
+from diffax.models import MLP, UNet, check_shape, conditioning, init, initializers, layers
 
 KEY = jax.random.key(0)
 
@@ -23,8 +23,8 @@ def normal(seed, shape):
 
 
 def specs(network, shape):
-    label = [spec(shape[:1], jnp.int32)] if network.num_classes else []
-    return [spec(shape), spec(shape[:1]), *label]
+    cond = {"label": spec(shape[:1], jnp.int32)} if network.num_classes else {}
+    return [spec(shape), spec(shape[:1]), cond]
 
 
 def small(**options):
@@ -42,8 +42,8 @@ def scrambled(network, shape, seed=1):
 
 def inputs(network, shape, seed=2):
     rng = np.random.default_rng(seed)
-    label = [jnp.asarray(rng.integers(0, network.num_classes + 1, shape[:1]))] if network.num_classes else []
-    return [normal(seed, shape), jnp.asarray(rng.uniform(0, 999, shape[:1]), jnp.float32), *label]
+    cond = {"label": jnp.asarray(rng.integers(0, network.num_classes + 1, shape[:1]))} if network.num_classes else {}
+    return [normal(seed, shape), jnp.asarray(rng.uniform(0, 999, shape[:1]), jnp.float32), cond]
 
 
 NCSNPP = dict(residual_resampling=True, fir=True, skip_conv=True, skip_rescale=True)
@@ -182,7 +182,7 @@ def test_sinusoidal_embedding_formula():
     c, dim = np.array([0.0, 1.0, 37.5, 999.0]), 10
     rates = 10_000.0 ** (-np.arange(5) / 4)
     expected = np.concatenate([np.sin(c[:, None] * rates), np.cos(c[:, None] * rates)], axis=1)
-    np.testing.assert_allclose(layers.sinusoidal(jnp.asarray(c), dim), expected, atol=1e-4)
+    np.testing.assert_allclose(conditioning.sinusoidal(jnp.asarray(c), dim), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(2, 12), (2, 5, 12), (2, 3, 4, 12), (2, 2, 3, 2, 12)])
@@ -300,7 +300,7 @@ def test_the_null_class_is_a_row_of_its_own_and_gets_its_own_gradient():
     x, c, _ = inputs(network, shape)
 
     def loss(params, label):
-        return jnp.sum(network.apply({"params": params}, x, c, label) ** 2)
+        return jnp.sum(network.apply({"params": params}, x, c, {"label": label}) ** 2)
 
     gradient = jax.jit(jax.grad(loss), compiler_options=QUICKLY)(params, jnp.array([1, 3]))["conditioning"]["classes"]
     np.testing.assert_array_equal(np.any(np.asarray(gradient) != 0, axis=1), [False, True, False, True])
@@ -309,18 +309,21 @@ def test_the_null_class_is_a_row_of_its_own_and_gets_its_own_gradient():
 def test_a_label_out_of_range_gives_nan_in_its_row_alone():
     network, shape = small(), (3, 8, 8, 1)
     x, c, _ = inputs(network, shape)
-    y = run(network, scrambled(network, shape), x, c, jnp.array([4, 0, -1]))
+    y = run(network, scrambled(network, shape), x, c, {"label": jnp.array([4, 0, -1])})
     np.testing.assert_array_equal(np.isnan(y).all((1, 2, 3)), [True, False, True])
     assert np.isfinite(y[1]).all()
 
 
 @pytest.mark.parametrize("network, shape", [(small(), (2, 8, 8, 1)), (MLP(num_classes=3), (2, 2))])
-def test_a_missing_or_unwanted_label_is_an_error(network, shape):
-    with pytest.raises(ValueError, match="num_classes=3 but was given no label: pass label"):
+def test_a_missing_or_unknown_condition_is_an_error(network, shape):
+    with pytest.raises(ValueError, match=r"needs the condition 'label': pass cond=dict\(label=...\) \(num_classes is"):
         jax.eval_shape(network.init, KEY, spec(shape), spec(shape[:1]))
     plain = network.clone(num_classes=0)
-    with pytest.raises(ValueError, match="num_classes=0 but was given a label"):
-        jax.eval_shape(plain.init, KEY, spec(shape), spec(shape[:1]), spec(shape[:1], jnp.int32))
+    label = spec(shape[:1], jnp.int32)
+    with pytest.raises(ValueError, match="does not know the condition 'label', only none: leave it out"):
+        jax.eval_shape(plain.init, KEY, spec(shape), spec(shape[:1]), {"label": label})
+    with pytest.raises(ValueError, match="does not know the condition 'text', only label"):
+        jax.eval_shape(network.init, KEY, spec(shape), spec(shape[:1]), {"label": label, "text": label})
 
 
 # Shapes

@@ -10,7 +10,7 @@ import pytest
 from perceptron import QUICKLY
 
 from diffax import config as configs
-from diffax.models import UNet, fir, init, layers
+from diffax.models import UNet, conditioning, fir, init, layers
 
 KEY = jax.random.key(0)
 EXPERIMENTS = pathlib.Path(__file__).parents[1] / "experiments"
@@ -94,8 +94,8 @@ def count(size, *, channels=128, multipliers=(1, 2, 2, 2), blocks=2, attention=(
 def test_parameter_counts(experiment, size, expected, more):
     options = network_of(experiment) | more
     network = UNet(**options)
-    label = [spec((1,), jnp.int32)] if network.num_classes else []
-    params = jax.eval_shape(network.init, KEY, spec((1, size, size, 3)), spec((1,)), *label)["params"]
+    cond = {"label": spec((1,), jnp.int32)} if network.num_classes else {}
+    params = jax.eval_shape(network.init, KEY, spec((1, size, size, 3)), spec((1,)), cond)["params"]
     assert sum(p.size for p in jax.tree.leaves(params)) == expected == count(size, **options)
 
 
@@ -202,7 +202,7 @@ def test_the_path_of_a_new_network_is_that_of_the_paper():
 
 def test_fourier_features_formula():
     c = np.array([-4.6, 0.0, 0.1, 3.9])
-    module = layers.FourierFeatures(3000, scale=16.0)
+    module = conditioning.FourierFeatures(3000, scale=16.0)
     params = init(module, KEY, spec(c.shape))
     rates = np.asarray(params["rates"])
     # five standard errors of a deviation and of a mean
@@ -214,10 +214,10 @@ def test_fourier_features_formula():
 
 
 def test_fourier_rates_are_never_trained():
-    module = layers.Conditioning(8, 16, fourier=1.0)
+    module = conditioning.Conditioning(8, 16, fourier=1.0)
     c = np.float32([0.3, -0.2])
-    params = init(module, KEY, c)
-    gradient = compiled(jax.grad(lambda p: jnp.sum(module.apply({"params": p}, c) ** 2)))(params)
+    params = init(module, KEY, c, {})
+    gradient = compiled(jax.grad(lambda p: jnp.sum(module.apply({"params": p}, c, {}) ** 2)))(params)
     assert not np.any(gradient["fourier"]["rates"]) and np.any(gradient["dense_0"]["kernel"])
     assert params["dense_0"]["kernel"].shape == (16, 16)  # sines and cosines, 8 of each
 

@@ -33,9 +33,9 @@ def samples(experiment, state, **sample):
     config = {**experiment.config, "sample": {**experiment.config["sample"], **sample}}
     experiment = build.experiment(config)
     params = sampling.chosen_params(state, config)
-    labels = sampling.wanted_labels(experiment, (), 4)
+    cond = sampling.wanted(experiment, 4)
     guidance = config["sample"]["guidance"]
-    return sampling.generator(experiment)(params, 0, labels, 4, 4, guidance)
+    return sampling.generator(experiment)(params, 0, cond, 4, 4, guidance)
 
 
 def test_a_network_that_learns_its_variances(tmp_path, programs):  # noqa: F811
@@ -86,11 +86,11 @@ def test_the_loss_is_the_objectives(learned):
     found = build.loss(experiment, network)(params, batch, keys)
     inner = jax.vmap(lambda key: jax.random.split(key, 3))(keys)
     dropped = jax.vmap(lambda key: jax.random.bernoulli(key, 0.1))(inner[:, 0])
-    label = jax.numpy.where(dropped, experiment.null_label, batch["label"])
+    label = jax.numpy.where(dropped, experiment.dataset.num_classes, batch["label"])
     network_params, process = build.parts(experiment, params)
 
     def apply(x_in, c_noise):
-        return network(network_params, x_in, c_noise, label)
+        return network(network_params, x_in, c_noise, {"label": label})
 
     wanted = vdm_loss(apply, process, experiment.prediction, batch["x0"], inner[:, 2], stratified(), gaussian)
     np.testing.assert_allclose(found, wanted, rtol=1e-5)

@@ -12,6 +12,7 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 from perceptron import (
     CLASSES,
+    NULLS,
     PROCESS,
     QUICKLY,
     VELOCITY,
@@ -62,10 +63,10 @@ def _unet():
     # off the zeros that it starts from, so that every parameter has a gradient from the first step on
     params = jax.tree.map(lambda a: np.asarray(a) + 0.1 * rng.standard_normal(a.shape).astype(np.float32), params)
 
-    def apply(params, x_in, c_noise, label, dropout_keys):
-        return network.apply({"params": params}, x_in, c_noise, label)
+    def apply(params, x_in, c_noise, cond, dropout_keys):
+        return network.apply({"params": params}, x_in, c_noise, cond)
 
-    return params, diffusion_loss(apply, PROCESS, VELOCITY, null_label=CLASSES, drop=0.2), (8, 8, 1)
+    return params, diffusion_loss(apply, PROCESS, VELOCITY, nulls=NULLS, drop=0.2), (8, 8, 1)
 
 
 # Each route places a state on n devices and takes a step there: (task, devices) -> (step, state, gather)

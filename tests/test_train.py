@@ -11,6 +11,7 @@ import pytest
 from oracle import keys_of, precision
 from perceptron import (
     CLASSES,
+    NULLS,
     PROCESS,
     QUICKLY,
     VELOCITY,
@@ -272,9 +273,9 @@ def test_an_nnx_network_takes_the_same_step():
             self.classes = nnx.Embed(CLASSES + 1, width, rngs=rngs)
             self.outer = nnx.Linear(width, features, use_bias=False, rngs=rngs)
 
-        def __call__(self, x_in, c_noise, label):
+        def __call__(self, x_in, c_noise, cond):
             return self.outer(
-                jnp.tanh(self.inner(x_in) + c_noise[:, None] / 1000.0 * self.level[...] + self.classes(label))
+                jnp.tanh(self.inner(x_in) + c_noise[:, None] / 1000.0 * self.level[...] + self.classes(cond["label"]))
             )
 
     plain = perceptron_params()
@@ -283,10 +284,10 @@ def test_an_nnx_network_takes_the_same_step():
     values |= dict(classes=dict(embedding=plain["classes"]), outer=dict(kernel=plain["outer"]))
     nnx.replace_by_pure_dict(params, values)
 
-    def network(params, x_in, c_noise, label, dropout_keys):
-        return nnx.merge(graphdef, params)(x_in, c_noise, label)
+    def network(params, x_in, c_noise, cond, dropout_keys):
+        return nnx.merge(graphdef, params)(x_in, c_noise, cond)
 
-    loss_fn = diffusion_loss(network, PROCESS, VELOCITY, null_label=CLASSES, drop=0.2)
+    loss_fn = diffusion_loss(network, PROCESS, VELOCITY, nulls=NULLS, drop=0.2)
     (state, rows), (expected, expected_rows) = train(10, loss_fn, params, **DESCENT), descent()
     np.testing.assert_allclose([r["loss"] for r in rows], [r["loss"] for r in expected_rows], rtol=1e-5)
     for found, plain in ((state.params, expected.params), (state.ema_params["a"], expected.ema_params["a"])):

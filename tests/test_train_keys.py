@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from oracle import keys_of
-from perceptron import CLASSES, PROCESS, QUICKLY, VELOCITY, examples, perceptron, perceptron_params
+from perceptron import CLASSES, NULLS, PROCESS, QUICKLY, VELOCITY, examples, perceptron, perceptron_params
 
 from diffax.losses import uniform
 from diffax.train import diffusion_loss, example_keys
@@ -14,20 +14,20 @@ from diffax.train import diffusion_loss, example_keys
 N = 4096
 
 
-@partial(jax.jit, static_argnames="null_label", compiler_options=QUICKLY)
-def overheard(batch, keys, drop=0.0, null_label=CLASSES):
+@partial(jax.jit, static_argnames="told", compiler_options=QUICKLY)
+def overheard(batch, keys, drop=0.0, told=True):
     """The losses, and what the network and the time sampler were given."""
     heard = {}
 
-    def network(params, x_in, c_noise, label, dropout_keys):
-        heard.update(x_in=x_in, label=label, dropout_keys=dropout_keys)
+    def network(params, x_in, c_noise, cond, dropout_keys):
+        heard.update(x_in=x_in, cond=cond, dropout_keys=dropout_keys)
         return x_in
 
     def sample_time(process, keys):
         heard.update(time_keys=keys, t=uniform()(process, keys))
         return heard["t"]
 
-    options = dict(sample_time=sample_time, null_label=null_label, drop=drop)
+    options = dict(sample_time=sample_time, nulls=NULLS if told else None, drop=drop)
     return diffusion_loss(network, PROCESS, VELOCITY, **options)(None, batch, keys), heard
 
 
@@ -35,7 +35,7 @@ def overheard(batch, keys, drop=0.0, null_label=CLASSES):
 def test_labels_are_dropped_with_their_probability(drop):
     batch = examples(N)
     _, heard = overheard(batch, keys_of(N), drop)
-    label = np.asarray(heard["label"])
+    label = np.asarray(heard["cond"]["label"])
     dropped = label == CLASSES
     assert label.dtype == np.int32
     np.testing.assert_array_equal(label[~dropped], batch["label"][~dropped])
@@ -51,16 +51,16 @@ def test_each_example_has_its_own_luck():
     losses, heard = overheard(batch, keys, 0.5)
     order = np.random.default_rng(1).integers(0, N, N)
     some, heard_some = overheard(jax.tree.map(lambda a: a[order], batch), keys[order], 0.5)
-    np.testing.assert_array_equal(heard_some["label"], heard["label"][order])
+    np.testing.assert_array_equal(heard_some["cond"]["label"], heard["cond"]["label"][order])
     np.testing.assert_allclose(some, losses[order], rtol=1e-6)
 
 
-def test_without_classes_there_is_no_label():
+def test_without_conditions_there_are_none():
     batch, keys = examples(N), keys_of(N)
     losses, _ = overheard(batch, keys, 0.5)
     del batch["label"]
-    unlabeled, heard = overheard(batch, keys, null_label=None)
-    assert heard["label"] is None
+    unlabeled, heard = overheard(batch, keys, told=False)
+    assert heard["cond"] == {}
     np.testing.assert_allclose(unlabeled, losses, rtol=1e-6)  # this network does not listen to it
 
 
@@ -80,11 +80,11 @@ def test_dropout_noise_time_and_labels_have_keys_of_their_own():
 
 
 def test_no_key_is_used_twice():
-    def network(params, x_in, c_noise, label, dropout_keys):
+    def network(params, x_in, c_noise, cond, dropout_keys):
         kept = jax.vmap(lambda key: jax.random.bernoulli(key, 0.5, (4,)))(dropout_keys)
-        return perceptron(params, x_in * kept, c_noise, label)
+        return perceptron(params, x_in * kept, c_noise, cond)
 
-    loss_fn = diffusion_loss(network, PROCESS, VELOCITY, null_label=CLASSES, drop=0.5)
+    loss_fn = diffusion_loss(network, PROCESS, VELOCITY, nulls=NULLS, drop=0.5)
     with jax.debug_key_reuse(True):
         losses = jax.jit(loss_fn, compiler_options=QUICKLY)(perceptron_params(), examples(8), keys_of(8))
     assert np.isfinite(losses).all()

@@ -16,7 +16,7 @@ _POSITIVE = (
     *"learning_rate clip lo hi rho sigma_data tolerance sigma_min sigma_max beta_max std gamma shift".split(),
     *"rtol atol prior_std".split(),
 )
-_SHARE = ("drop", "dropout", "eta", "variance", "decays")  # in [0, 1]
+_SHARE = ("drop", "drop_each", "dropout", "eta", "variance", "decays")  # in [0, 1]
 
 
 def check_range(where: str, value: Any, users_own: bool = False) -> None:

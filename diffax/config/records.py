@@ -13,11 +13,12 @@ class Pipeline(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """Whether the network is told the class, how often it is told nothing, for guidance, and whether the numbers of the
-    process are trained too."""
+    """Whether the network is told the data's conditions, such as the class, and whether the numbers of the process are
+    trained too. For guidance it is told nothing with the probability `drop`, and `drop_each` of each condition."""
 
     conditional: bool = False
     drop: float = 0.1
+    drop_each: float = 0.0
     learn_process: bool = False
 
 

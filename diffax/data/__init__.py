@@ -5,14 +5,20 @@ from diffax.data.folder import image_folder
 from diffax.data.pipeline import batches, examples
 from diffax.data.sklearn_digits import digits
 from diffax.data.synthetic import Mixture, fake, mixture, ring
+from diffax.data.text import Tokenizer, by_bytes, by_words, decode, encode
 from diffax.data.tfds_source import tfds
 
 __all__ = [
     "Dataset",
     "Mixture",
     "Source",
+    "Tokenizer",
     "batches",
+    "by_bytes",
+    "by_words",
+    "decode",
     "digits",
+    "encode",
     "examples",
     "fake",
     "image_folder",

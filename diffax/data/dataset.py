@@ -12,7 +12,7 @@ Example = dict[str, np.ndarray]
 
 
 class Dataset(NamedTuple):
-    """A data set as a model sees it. `build.py` recognizes a function that makes one by its annotation `-> Dataset`.
+    """A data set as a model sees it; `diffax.build` recognizes a function that makes one by its annotation `-> Dataset`.
 
     Attributes:
       source: random access: `len(source)`, and `source[i] -> dict(x0=raw array, label=int32 scalar)`, without `label`
@@ -20,6 +20,10 @@ class Dataset(NamedTuple):
         reads many at once.
       shape: shape of one `x0`; images are (height, width, channels).
       num_classes: labels are 0 .. num_classes - 1; 0 = no classes.
+      conditions: of each condition but the label that an example carries, by name, the array that says nothing: its
+        shape and dtype are those of every example's (see `diffax.conditions`).
+      tokenizer: of the condition `text`, where that is tokens.
+      prompts: a few texts to draw samples of, unless others are asked for.
       levels: raw values are the integers 0 .. levels - 1 (256 for 8-bit images); 0 = float32, left as it is.
       report: what was noticed when the data set was opened, one line each (skipped files, ...).
     """
@@ -29,6 +33,15 @@ class Dataset(NamedTuple):
     num_classes: int = 0
     levels: int = 0
     report: tuple[str, ...] = ()
+    conditions: Mapping[str, np.ndarray] = {}
+    tokenizer: Any = None
+    prompts: tuple[str, ...] = ()
+
+    @property
+    def nulls(self) -> dict[str, np.ndarray]:
+        """All conditions, the label too, each as the array of one example that says nothing."""
+        label = {"label": np.asarray(self.num_classes, np.int32)} if self.num_classes else {}
+        return {**label, **self.conditions}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,9 +42,12 @@ def _check_data(experiment):
     if not len(dataset.source):
         raise ValueError(f"data: {name} has no examples; give a data set with at least one")
     first = dataset.source[0]
-    for field in ("x0", "label") if dataset.num_classes else ("x0",):
+    for field, like in {"x0": np.empty(dataset.shape), **dataset.nulls}.items():
         if field not in first:
             raise ValueError(f"data: the first example of {name} has no {field!r}, only {', '.join(map(repr, first))}")
+        if field != "x0" and np.shape(first[field]) != np.shape(like):
+            found = f"{np.shape(first[field])} in the first example, {np.shape(like)} in the one that says nothing"
+            raise ValueError(f"data: {field!r} of {name} has shape {found}; give both the same")
     if np.shape(first["x0"]) != tuple(dataset.shape):
         raise ValueError(f"data: {name} says shape {dataset.shape}, its first example has {np.shape(first['x0'])}")
     if dataset.num_classes and not 0 <= int(first["label"]) < dataset.num_classes:
@@ -57,8 +60,8 @@ def _check_data(experiment):
 
 def _check_classes(experiment):
     config = experiment.config
-    sampling.wanted_labels(experiment, config["sample"]["labels"], 1)
-    if "classifier_agreement" in config["eval"]["metrics"] and experiment.null_label is None:
+    sampling.wanted(experiment, 1)
+    if "classifier_agreement" in config["eval"]["metrics"] and "label" not in experiment.nulls:
         raise ValueError(
             "eval.metrics: 'classifier_agreement' needs loss.conditional=True and a data set with classes; leave it out"
         )

@@ -27,18 +27,18 @@ def evaluate(experiment: build.Experiment, state: TrainState, folder: Path, draw
     from diffax.metrics.card import array_hash, card
 
     config, options, step = experiment.config, experiment.config["eval"], int(state.step)
-    labels = sampling.wanted_labels(experiment, config["sample"]["labels"], options["n"])
+    cond = sampling.wanted(experiment, options["n"])
     with report.progress(options["n"], noun="image") as bar:
         images = draw(
             sampling.chosen_params(state, config),
             options["seed"],
-            labels,
+            cond,
             options["n"],
             options["batch_size"],
             config["sample"]["guidance"],
             tick=bar.update,
         )
-    generated = {"x0": images} if labels is None else {"x0": images, "label": labels}
+    generated = {"x0": images, **cond}
     reference = data.examples(experiment.dataset, np.arange(len(experiment.dataset.source)))
     _check_finite(reference["x0"], ValueError, f"data: of the examples of {config['data']['name']}")
     _check_finite(images, FloatingPointError, f"step {step}: of the samples")

@@ -46,13 +46,17 @@ def scores(experiment: Experiment, params) -> dict[str, float]:
     rows, plain = (
         next(data.batches(dataset, batch_size=n, seed=seed, dequantize=dequantize)) for dequantize in (True, False)
     )
-    labels = rows["label"] if experiment.null_label is not None else np.zeros(n, np.int32)
+    cond = {name: rows[name] for name in experiment.nulls}
     keys = jax.random.split(jax.random.key(seed), n)
     run, found = jax.jit(jax.vmap(_nats(experiment, params, dataset.levels))), []
     with report.progress(n, noun="likelihood") as bar:
         for start in range(0, n, size):
             part = np.arange(start, start + size) % n  # the last batch is filled up, and cut below
-            found.append(jax.device_get(run(rows["x0"][part], plain["x0"][part], labels[part], keys[part])))
+            found.append(
+                jax.device_get(
+                    run(rows["x0"][part], plain["x0"][part], {k: v[part] for k, v in cond.items()}, keys[part])
+                )
+            )
             bar.update(min(start + size, n), min(size, n - start))
     result = {}
     for name in found[0]:
@@ -67,7 +71,7 @@ _ODE, _BOUND = "bits_per_dim", "vlb_bits_per_dim"
 
 
 def _nats(experiment, params, levels):
-    """Of one example, (x dequantized, x plain, label, key) -> log-densities by name, that of the bound of plain x."""
+    """Of one example, (x dequantized, x plain, cond, key) -> log-densities by name, that of the bound of plain x."""
     from diffax import likelihood
 
     config, options = experiment.config, experiment.config["eval"]["likelihood"]
@@ -77,9 +81,9 @@ def _nats(experiment, params, levels):
     ode = dict(zip(("lo", "hi"), (float(process.nsr(t)) for t in ends)), trace=trace, rtol=tolerance, atol=tolerance)
     of_bound = dict(decoder=likelihood.discretized(levels), prior_std=float(process.sigma(ends[1])))
 
-    def nats(x, plain, label, key):
-        given = None if experiment.null_label is None else jnp.asarray(label)[None]
-        denoise, variance = sampling.estimates(experiment, network, params, given)
+    def nats(x, plain, cond, key):
+        cond = jax.tree.map(lambda a: jnp.asarray(a)[None], cond)
+        denoise, variance = sampling.estimates(experiment, network, params, cond)
         found, keys = {}, key[None]
         if options["ode"]:
             found[_ODE] = likelihood.log_prob(denoise, x[None], keys, **ode).log_prob[0]

@@ -10,6 +10,7 @@ import numpy as np
 
 from diffax import build, report
 from diffax import config as configs
+from diffax.conditions import repeat
 from diffax.loop import checks, evaluation, pictures, sampling, training, workdir
 
 
@@ -17,23 +18,23 @@ def sample(config: Mapping, folder: str | os.PathLike) -> Path:
     """Draws `sample.n` samples from the newest checkpoint of `folder`; writes a picture and the arrays.
 
     Returns:
-        The picture's path; beside it lies an .npz with x0, and label for a network with classes.
+        The picture's path; beside it lies an .npz with x0 and the conditions, such as label.
     """
     experiment, state = restored(config, folder)
     options = experiment.config["sample"]
-    labels = sampling.wanted_labels(experiment, options["labels"], options["n"])
+    cond = sampling.wanted(experiment, options["n"])
     params = sampling.chosen_params(state, experiment.config)
     draw = sampling.generator(experiment)
     with report.progress(options["n"], noun="image") as bar:
         x = draw(
-            params, options["seed"], labels, options["n"], options["batch_size"], options["guidance"], tick=bar.update
+            params, options["seed"], cond, options["n"], options["batch_size"], options["guidance"], tick=bar.update
         )
-    arrays = report.npz_bytes({"x0": x} if labels is None else {"x0": x, "label": labels})
+    arrays = report.npz_bytes({"x0": x, **cond})
     name = f"sample_{int(state.step):08d}_seed{options['seed']}.npz"
     written = workdir.unused(Path(folder) / "samples" / name, lambda file: file.read_bytes() == arrays)
     written.parent.mkdir(exist_ok=True)
     report.write_bytes(written, arrays)
-    picture = pictures.draw_picture(experiment, x, labels)
+    picture = pictures.draw_picture(experiment, x, cond)
     if picture is not None:
         written = written.with_suffix(".png")
         report.save_png(written, picture, {"config": str(dict(options))})
@@ -90,7 +91,7 @@ def _activation_megabytes(experiment, state, batch):
     loss_fn = build.loss(experiment, sampling.network_apply(experiment.network))
 
     def residuals(params):
-        example = {"x0": jnp.zeros((batch, *experiment.dataset.shape)), "label": jnp.zeros(batch, jnp.int32)}
+        example = {"x0": jnp.zeros((batch, *experiment.dataset.shape)), **repeat(experiment.nulls, batch)}
         keys = jax.random.split(jax.random.key(0), batch)
         return jax.vjp(lambda params: loss_fn(params, example, keys), params)[1]
 

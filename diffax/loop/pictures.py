@@ -3,6 +3,7 @@
 import inspect
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -18,10 +19,10 @@ _STRIP = 8  # samples in a strip of images
 def write(experiment: build.Experiment, state: TrainState, folder: Path, draw: sampling.Generate) -> None:
     """Draws `sample.n` samples of a state and writes their picture; noise and labels are the same at every step."""
     options, step = experiment.config["sample"], int(state.step)
-    labels = sampling.wanted_labels(experiment, options["labels"], options["n"])
+    cond = sampling.wanted(experiment, options["n"])
     params = sampling.chosen_params(state, experiment.config)
-    x = draw(params, options["seed"], labels, options["n"], options["batch_size"], options["guidance"])
-    picture = draw_picture(experiment, x, labels)
+    x = draw(params, options["seed"], cond, options["n"], options["batch_size"], options["guidance"])
+    picture = draw_picture(experiment, x, cond)
     if picture is not None:
         report.save_png(report.sample_path(folder, step), picture, {"caption": _caption(options)})
 
@@ -32,30 +33,30 @@ def write_strip(experiment: build.Experiment, state: TrainState, folder: Path) -
     if "trajectory" not in inspect.signature(experiment.sampler).parameters:
         return  # a user's own sampler need not have it
     n = min(options["n"], _STRIP) if len(shape) == 3 else options["n"]
-    labels = sampling.wanted_labels(experiment, options["labels"], n)
+    cond = sampling.wanted(experiment, n)
     params = sampling.chosen_params(state, experiment.config)
-    path = sampling.generator(experiment, trajectory=True)(params, options["seed"], labels, n, n, options["guidance"])
+    path = sampling.generator(experiment, trajectory=True)(params, options["seed"], cond, n, n, options["guidance"])
     if len(shape) == 3 and shape[-1] in (1, 3):
         picture = report.strip(path)
     elif shape == (2,):
-        picture = report.scatter_strip(path, labels)
+        picture = report.scatter_strip(path, cond.get("label"))
     else:
         return
     report.save_png(report.strip_path(folder, step), picture, {"caption": _caption(options)})
 
 
-def draw_picture(experiment: build.Experiment, x: np.ndarray, labels: np.ndarray | None) -> np.ndarray | None:
+def draw_picture(experiment: build.Experiment, x: np.ndarray, cond: Mapping) -> np.ndarray | None:
     """A picture of samples: a grid of images, a scatter plot of 2-D points over the data; None for other data."""
     shape = x.shape[1:]
     if len(shape) == 3 and shape[-1] in (1, 3):
-        classes = experiment.null_label or 0
+        classes = experiment.dataset.num_classes if "label" in cond else 0
         columns = classes if 4 <= classes <= 16 and len(x) % classes == 0 else None
         return report.grid(x, columns)
     if shape == (2,):
         from diffax import data
 
         real = data.examples(experiment.dataset, np.arange(min(len(experiment.dataset.source), 2000)))
-        return report.scatter(x, labels, reference=real["x0"])
+        return report.scatter(x, cond.get("label"), reference=real["x0"])
     return None
 
 

@@ -13,34 +13,36 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from diffax import build, parallel, samplers
 from diffax.build import Experiment
+from diffax.conditions import repeat
 from diffax.guidance import batched_cfg, static_threshold
 from diffax.prediction import denoiser, learned_variance
 
-Generate = Callable[..., Any]  # (params, seed, labels [n] or None, n, ...) -> x0 [n, *data]
+Generate = Callable[..., Any]  # (params, seed, cond, n, ...) -> x0 [n, *data]
 
 
 def network_apply(module: Any) -> Callable:
-    """A Flax module as the function (params, x_in, c_noise, label, dropout_keys) -> y that losses and samplers take.
+    """A Flax module as the function (params, x_in, c_noise, cond, dropout_keys) -> y that losses and samplers take.
 
     A module whose `__call__` has no `dropout_keys` is not given them.
     """
     takes_keys = "dropout_keys" in inspect.signature(type(module).__call__).parameters
 
-    def apply(params, x_in, c_noise, label=None, dropout_keys=None):
+    def apply(params, x_in, c_noise, cond=None, dropout_keys=None):
         keys = {"dropout_keys": dropout_keys} if takes_keys else {}
-        return module.apply({"params": params}, x_in, c_noise, label, **keys)
+        return module.apply({"params": params}, x_in, c_noise, cond, **keys)
 
     return apply
 
 
 def generator(experiment: Experiment, trajectory: bool = False) -> Generate:
-    """A function generate(params, seed, labels, n, batch_size, guidance, ...) -> numpy [n, *data].
+    """A function generate(params, seed, cond, n, batch_size, guidance, ...) -> numpy [n, *data].
 
-    Its further arguments: `first`, the number of the first sample; `sigmas` and `options` (a dict) in place of the
-    experiment's grid and sampler options; `tick(done, more)`, called after every batch.
+    `cond` has the conditions of the n samples, [n, ...] each; {} for a network without. The further arguments: `first`,
+    the number of the first sample; `sigmas` and `options` (a dict) in place of the experiment's grid and sampler
+    options; `tick(done, more)`, called after every batch.
 
-    Sample number i of a seed depends on the seed, i, its label and the options, and on nothing else: neither on the
-    batch size nor on the number of devices. The last batch is filled up and cut, so all are one executable.
+    Sample number i of a seed depends on the seed, i, its conditions and the options, and on nothing else: neither on
+    the batch size nor on the number of devices. The last batch is filled up and cut, so all are one executable.
 
     Args:
         trajectory: return the whole path [steps + 1, n, *data]; for a single batch.
@@ -55,22 +57,24 @@ def generator(experiment: Experiment, trajectory: bool = False) -> Generate:
     use_variance = takes_learned_variance(experiment)
 
     @jax.jit
-    def run(params, seed, indices, labels, sigmas, guidance, options):
+    def run(params, seed, indices, cond, sigmas, guidance, options):
         key = jax.random.key(seed)
         keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(indices)
         x = samplers.init_noise(keys[:, 0], experiment.dataset.shape, sigmas[0])
-        denoise, variance = estimates(experiment, network, params, labels, guidance)
+        denoise, variance = estimates(experiment, network, params, cond, guidance)
         learned = {"variance": variance} if use_variance else {}
         result = sampler(denoise, x, sigmas, keys[:, 1], **{**options, **learned})
         return result[1].x if trajectory else result
 
-    def generate(params, seed, labels, n, batch_size, guidance, first=0, sigmas=None, options=None, tick=None):
+    def generate(params, seed, cond, n, batch_size, guidance, first=0, sigmas=None, options=None, tick=None):
         sigmas = grid(experiment, params) if sigmas is None else sigmas
         values = {**swept, **(options or {})}
         batches = []
         for start in range(0, n, batch_size):
             indices = np.arange(first + start, first + start + batch_size)
-            chosen = None if labels is None else jnp.asarray(np.resize(labels[start:n], batch_size), jnp.int32)
+            filled = np.arange(start, start + batch_size)
+            filled = np.where(filled < n, filled, start)  # the last batch is filled up, and cut below
+            chosen = {name: jnp.asarray(value[filled]) for name, value in cond.items()}
             indices, chosen = _place((jnp.asarray(indices, jnp.int32), chosen), batch_size)
             x = np.asarray(run(params, seed, indices, chosen, sigmas, guidance, values))
             batches.append(x[:, : n - start] if trajectory else x[: n - start])
@@ -81,26 +85,26 @@ def generator(experiment: Experiment, trajectory: bool = False) -> Generate:
     return generate
 
 
-def estimates(experiment: Experiment, network: Callable, params, labels, guidance=None):
+def estimates(experiment: Experiment, network: Callable, params, cond, guidance=None):
     """(denoise, variance or None) of a network: `denoise` as samples are drawn by it, or bare if `guidance` is None.
 
-    As samples are drawn: guided where the network has classes, and kept within `sample.clip`.
-    `variance` is that of the steps, of a network that has learned it, for the class asked for.
+    As samples are drawn: guided where the network is told something, and kept within `sample.clip`.
+    `variance` is that of the steps, of a network that has learned it, for what was asked for.
     """
     params, process = build.parts(experiment, params)
 
-    def both(label):
-        apply = partial(network, params, label=label)
+    def both(cond):
+        apply = partial(network, params, cond=cond)
         if build.learns_variance(experiment.objective):
             return learned_variance(apply, process, experiment.prediction)
         return denoiser(apply, process, experiment.prediction), None
 
-    denoise, variance = both(labels)
+    denoise, variance = both(cond)
     if guidance is None:
         return denoise, variance
-    if labels is not None:
-        nothing = jnp.full_like(labels, experiment.null_label)
-        denoise = batched_cfg(lambda x, sigma, label: both(label)[0](x, sigma), labels, nothing, **guidance)
+    if cond:
+        nothing = repeat(experiment.nulls, len(next(iter(cond.values()))))
+        denoise = batched_cfg(lambda x, sigma, cond: both(cond)[0](x, sigma), cond, nothing, **guidance)
     clip = experiment.config["sample"]["clip"]
     return (static_threshold(denoise, -clip, clip) if math.isfinite(clip) else denoise), variance
 
@@ -127,21 +131,33 @@ def _place(arrays, batch_size):
     return jax.device_put(arrays, NamedSharding(parallel.mesh(devices), PartitionSpec(parallel.AXIS)))
 
 
-def wanted_labels(experiment: Experiment, labels: tuple, n: int) -> np.ndarray | None:
-    """The classes of n samples: `labels` in turn, or every class in turn; None for a network without classes.
+def wanted(experiment: Experiment, n: int) -> dict[str, np.ndarray]:
+    """The conditions of n samples, [n, ...] each: `sample.labels` in turn, or every class in turn.
+
+    Conditions that cannot be asked for in words are those of the first examples.
 
     Raises:
         ValueError: a label out of range, or labels for a network without classes.
     """
-    count = experiment.null_label
-    if count is None:
-        if labels:
-            raise ValueError(f"sample.labels: {labels} given, but the network has no classes; leave them out")
-        return None
+    labels, count = experiment.config["sample"]["labels"], experiment.dataset.num_classes
+    if "label" not in experiment.nulls and labels:
+        raise ValueError(f"sample.labels: {labels} given, but the network has no classes; leave them out")
     for label in labels:
         if not (isinstance(label, int) and 0 <= label < count):
             raise ValueError(f"sample.labels: {label} is not allowed, expected a class from 0 to {count - 1}")
-    return np.resize(np.asarray(labels or range(count), np.int32), n)
+    cond = {}
+    for name in experiment.nulls:
+        if name == "label":
+            cond[name] = np.resize(np.asarray(labels or range(count), np.int32), n)
+        else:
+            cond[name] = _of_examples(experiment.dataset, n)[name]
+    return cond
+
+
+def _of_examples(dataset, n):
+    from diffax import data
+
+    return data.examples(dataset, np.arange(n) % len(dataset.source))
 
 
 def chosen_ema(config: dict) -> str:

@@ -232,11 +232,11 @@ def initial_state(experiment: build.Experiment) -> TrainState:
 
 
 def input_shapes(experiment: build.Experiment, batch: int = 1) -> tuple:
-    """Shapes and dtypes of the network's inputs: x_in, c_noise and the label or None."""
+    """Shapes and dtypes of the network's inputs: x_in, c_noise and the conditions."""
     x = jax.ShapeDtypeStruct((batch, *experiment.dataset.shape), jnp.float32)
     c_noise = jax.ShapeDtypeStruct((batch,), jnp.float32)
-    label = None if experiment.null_label is None else jax.ShapeDtypeStruct((batch,), jnp.int32)
-    return x, c_noise, label
+    cond = {k: jax.ShapeDtypeStruct((batch, *null.shape), null.dtype) for k, null in experiment.nulls.items()}
+    return x, c_noise, cond
 
 
 def parameter_count(tree: Any) -> int:

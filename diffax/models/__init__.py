@@ -3,6 +3,7 @@
 from diffax.models.classifier import Classifier
 from diffax.models.initializers import init
 from diffax.models.mlp import MLP
+from diffax.models.text import TextEmbeddings, TextTransformer
 from diffax.models.unet import UNet, check_shape
 
-__all__ = ["MLP", "Classifier", "UNet", "check_shape", "init"]
+__all__ = ["MLP", "Classifier", "TextEmbeddings", "TextTransformer", "UNet", "check_shape", "init"]

@@ -8,6 +8,7 @@ from flax import linen as nn
 from jax import Array
 
 from diffax.models import initializers, layers
+from diffax.models.conditioning import Conditioning
 from diffax.models.unet import check_shape
 
 
@@ -47,9 +48,7 @@ class Classifier(nn.Module):
         """
         check_shape(self, x.shape)
         widths = [self.channels * m for m in self.multipliers]
-        condition = layers.Conditioning(self.channels, 4 * self.channels, dtype=self.dtype, name="conditioning")(
-            c_noise
-        )
+        condition = Conditioning(self.channels, 4 * self.channels, dtype=self.dtype, name="conditioning")(c_noise, {})
         make_block, make_attention = layers.ResBlock, layers.AttentionBlock
         if self.remat and not self.is_initializing():
             make_block, make_attention = nn.remat(make_block), nn.remat(make_attention)

@@ -20,19 +20,6 @@ from diffax.models import initializers
 Dtype = Any
 
 
-def sinusoidal(c_noise: Array, features: int, max_period: float = 10_000.0) -> Array:
-    """Sinusoidal embedding [batch, features]: sin(w_i c), then cos(w_i c), w_i = max_period^(-i / (features/2 - 1)).
-
-    The scale of `c_noise` matters: the fastest wave has period 2 pi, the slowest 2 pi max_period. Always float32,
-    since bfloat16 cannot tell 999 from 1000. Source: arXiv:1706.03762, section 3.5, in DDPM's arrangement.
-    """
-    half = features // 2
-    rates = jnp.exp(-jnp.log(max_period) * jnp.arange(half, dtype=jnp.float32) / max(half - 1, 1))
-    angles = c_noise.astype(jnp.float32)[:, None] * rates
-    waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
-    return jnp.pad(waves, ((0, 0), (0, features % 2)))
-
-
 def join(x: Array, h: Array, rescale: bool) -> Array:
     """x + h; divided by sqrt(2) if `rescale`: independent terms of variance 1 then have a sum of variance 1."""
     return (x + h) * math.sqrt(0.5) if rescale else x + h
@@ -177,59 +164,6 @@ class GroupNorm(nn.Module):
         return group_norm(x, scale, bias, self.groups).astype(self.dtype)
 
 
-class FourierFeatures(nn.Module):
-    """Random Fourier features [batch, 2 features]: sin(2 pi w_i c), then cos(2 pi w_i c), w_i ~ N(0, scale^2).
-
-    They are drawn once and never trained (arXiv:2006.10739; arXiv:2011.13456, App. H, with scale 16 and c = log sigma).
-    They are kept among the parameters, so that a checkpoint has them, and have no gradient. Always float32: the
-    angles reach some hundreds.
-    """
-
-    features: int
-    scale: float = 16.0
-
-    @nn.compact
-    def __call__(self, c_noise: Array) -> Array:
-        rates = jax.lax.stop_gradient(self.param("rates", initializers.normal(self.scale), (self.features,)))
-        angles = 2 * math.pi * c_noise.astype(jnp.float32)[:, None] * rates
-        return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
-
-
-class Conditioning(nn.Module):
-    """Noise level and class -> one vector [batch, features], the input of every residual block.
-
-    Dense-SiLU-Dense of an embedding of the noise level, plus a learned vector per class: the sinusoidal embedding, or
-    `FourierFeatures` of scale `fourier` where that is not 0. Row `num_classes` is the null class: the unconditional
-    network of classifier-free guidance (arXiv:2207.12598). A label outside [0, num_classes] gives NaN.
-    """
-
-    channels: int
-    features: int
-    num_classes: int = 0
-    dtype: Dtype = jnp.float32
-    fourier: float = 0.0
-
-    @nn.compact
-    def __call__(self, c_noise: Array, label: Array | None = None) -> Array:
-        if (label is None) != (self.num_classes == 0):
-            given = "no label" if label is None else "a label"
-            remedy = "pass label (num_classes is the null class)" if label is None else "set num_classes or drop label"
-            raise ValueError(f"the network has num_classes={self.num_classes} but was given {given}: {remedy}")
-        if self.fourier:
-            h = FourierFeatures(self.channels, self.fourier, name="fourier")(c_noise)
-        else:
-            h = sinusoidal(c_noise, self.channels)
-        h = silu(dense(self.features, dtype=self.dtype, name="dense_0")(h.astype(self.dtype)))
-        h = dense(self.features, dtype=self.dtype, name="dense_1")(h)
-        if label is None:
-            return h
-        table = self.param("classes", initializers.normal(1.0), (self.num_classes + 1, self.features))
-        # A product rather than a gather: its gradient is a sum in fixed order, bitwise the same on every run on a GPU.
-        chosen = jax.nn.one_hot(label, self.num_classes + 1) @ table
-        in_range = (label >= 0) & (label <= self.num_classes)
-        return h + jnp.where(in_range[:, None], chosen, jnp.nan).astype(self.dtype)
-
-
 class ResBlock(nn.Module):
     """x + conv(dropout(silu(norm(conv(silu(norm(x))) + condition)))), the last convolution zero at the start.
 
@@ -293,6 +227,31 @@ class AttentionBlock(nn.Module):
         qkv = dense(3 * channels, dtype=self.dtype, name="qkv")(h.reshape(batch, -1, channels))
         q, k, v = (a.reshape(batch, -1, channels // head_dim, head_dim) for a in jnp.split(qkv, 3, axis=-1))
         h = jax.nn.dot_product_attention(q, k, v).reshape(batch, *positions, channels)
+        h = dense(channels, dtype=self.dtype, scale=0.0, name="project")(h)
+        return join(x, h, self.skip_rescale)
+
+
+class CrossAttentionBlock(nn.Module):
+    """x + project(attention(norm(x), tokens)): every position asks all tokens; arXiv:2112.10752, Sec. 3.3.
+
+    Args of the module: as of `AttentionBlock`.
+    """
+
+    groups: int = 32
+    head_dim: int | None = None
+    dtype: Dtype = jnp.float32
+    skip_rescale: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array, tokens: Array, mask: Array) -> Array:
+        """`tokens` [batch, length, width], of which `mask` bool [batch, length] are there, at least one in each row."""
+        batch, *positions, channels = x.shape
+        head_dim = self.head_dim or channels
+        h = GroupNorm(self.groups, self.dtype, name="norm")(x)
+        q = dense(channels, dtype=self.dtype, name="query")(h.reshape(batch, -1, channels))
+        k, v = jnp.split(dense(2 * channels, dtype=self.dtype, name="key_value")(tokens), 2, axis=-1)
+        q, k, v = (a.reshape(batch, a.shape[1], channels // head_dim, head_dim) for a in (q, k, v))
+        h = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None]).reshape(batch, *positions, channels)
         h = dense(channels, dtype=self.dtype, scale=0.0, name="project")(h)
         return join(x, h, self.skip_rescale)
 

@@ -4,11 +4,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from diffax.conditions import Cond
 from diffax.models import layers
+from diffax.models.conditioning import Conditioning, check_cond
 
 
 class MLP(nn.Module):
-    """Residual MLP for vectors: (x_in, c_noise, label) -> y; each block is h + dense(silu(dense(h) + condition)).
+    """Residual MLP for vectors: (x_in, c_noise, cond) -> y; each block is h + dense(silu(dense(h) + condition)).
 
     Args of the module:
       out_features: of the result; None is the input's.
@@ -31,17 +33,15 @@ class MLP(nn.Module):
         self,
         x: Array,
         c_noise: Array,
-        label: Array | None = None,
+        cond: Cond | None = None,
         *,
         dropout_keys: Array | None = None,
     ) -> Array:
         """y of each example; the arguments are `UNet`'s."""
         out_features = x.shape[-1] if self.out_features is None else self.out_features
-        condition = layers.silu(
-            layers.Conditioning(self.features, self.features, self.num_classes, self.dtype, name="conditioning")(
-                c_noise, label
-            )
-        )
+        cond = check_cond(cond, ["label"] if self.num_classes else [])
+        told = Conditioning(self.features, self.features, self.num_classes, self.dtype, name="conditioning")
+        condition = layers.silu(told(c_noise, cond))
 
         def dense(name, features=self.features, scale=1.0):
             return layers.dense(features, dtype=self.dtype, scale=scale, name=name)

@@ -7,14 +7,16 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from diffax.conditions import Cond
 from diffax.models import fir, layers
+from diffax.models.conditioning import Conditioning, LowResolution, check_cond
 
 if TYPE_CHECKING:
     from diffax.models.classifier import Classifier
 
 
 class UNet(nn.Module):
-    """Convolutional U-Net with skip connections: (x_in, c_noise, label) -> y.
+    """Convolutional U-Net with skip connections: (x_in, c_noise, cond) -> y.
 
     The defaults are DDPM's CIFAR-10 network (arXiv:2006.11239, appendix B; 35,746,307 parameters with three image
     channels) without its dropout of 0.1. `adaptive`, `head_dim=64` and `residual_resampling` together are the network
@@ -30,7 +32,13 @@ class UNet(nn.Module):
       attention: sizes in pixels (the longer side) of the levels with self-attention after each residual block. The
         middle always has it.
       head_dim: channels of an attention head; None is a single head.
-      num_classes: 0 is an unconditional network.
+      num_classes: 0 is a network without classes.
+      text: reads the condition `text`: a `TextTransformer` or `TextEmbeddings`; None is a network without. The mean of
+        what it says joins the noise level's embedding.
+      cross_attention: sizes in pixels of the levels where each position attends to the text's tokens as well, after
+        each residual block and its self-attention. The middle always does.
+      vectors: names of conditions that are vectors, added to the noise level's embedding.
+      image: whether the condition `image` joins x: a picture of lower resolution, of any size.
       adaptive: adaptive group norm; otherwise the condition is added.
       residual_resampling: sizes change inside residual blocks; otherwise by a strided convolution, and by nearest
         neighbor and a convolution.
@@ -56,6 +64,10 @@ class UNet(nn.Module):
     attention: Sequence[int] = (16,)
     head_dim: int | None = None
     num_classes: int = 0
+    text: nn.Module | None = None
+    cross_attention: Sequence[int] = ()
+    vectors: Sequence[str] = ()
+    image: bool = False
     adaptive: bool = False
     residual_resampling: bool = False
     fir: bool = False
@@ -75,7 +87,7 @@ class UNet(nn.Module):
         self,
         x: Array,
         c_noise: Array,
-        label: Array | None = None,
+        cond: Cond | None = None,
         *,
         dropout_keys: Array | None = None,
     ) -> Array:
@@ -84,24 +96,40 @@ class UNet(nn.Module):
         Args:
           x: images; both sides divisible by 2^(levels - 1).
           c_noise: noise level as the network sees it, e.g. DDPM's 0 ... 999.
-          label: class, `num_classes` for none; exactly when the network has classes.
+          cond: the conditions that the network has, and no others, as in `diffax.conditions`: `label` if it has
+            classes, `text` if it reads, `image`, and each of `vectors`.
           dropout_keys: one key per example; None is no dropout.
 
         Raises:
-          ValueError: for a size that the levels do not divide, or a label that is missing or not wanted.
+          ValueError: for a size that the levels do not divide, or a condition that is missing or not known.
         """
         check_shape(self, x.shape)
+        cond = check_cond(cond, self.conditions())
         out_channels = x.shape[-1] if self.out_channels is None else self.out_channels
+        if self.image:
+            x = LowResolution(name="image_in")(x, cond["image"], cond.get("image_mask"))
         if self.input_frequencies:
             x = layers.with_frequencies(x, self.input_frequencies)
         widths = [self.channels * m for m in self.multipliers]
-        condition = layers.Conditioning(
-            self.channels, 4 * self.channels, self.num_classes, self.dtype, self.fourier, name="conditioning"
-        )(c_noise, label)
+        text = None if self.text is None else self.text(cond["text"], cond.get("text_mask"))
+        embed = Conditioning(
+            self.channels,
+            4 * self.channels,
+            self.num_classes,
+            self.dtype,
+            self.fourier,
+            self.vectors,
+            name="conditioning",
+        )
+        condition = embed(c_noise, cond, None if text is None else text.pooled)
 
-        def block(h, width, name, attend=False, resample=None):
+        def block(h, width, name, attend=False, read=None, resample=None):
             h = self._res_block(width, name, resample)(h, condition, dropout_keys)
-            return self._attention_block(f"{name}_attention")(h) if attend else h
+            h = self._attention_block(f"{name}_attention")(h) if attend else h
+            read = max(h.shape[1:3]) in self.cross_attention if read is None else read
+            if text is None or not read:
+                return h
+            return self._cross_attention_block(f"{name}_text")(h, text.tokens, text.mask)
 
         h = layers.conv(self.channels, dtype=self.dtype, name="conv_in")(x)
         skips, image = [h], x
@@ -115,8 +143,8 @@ class UNet(nn.Module):
             for i in range(self.blocks):
                 h = block(h, width, f"down_{level}_{i}", max(h.shape[1:3]) in self.attention)
                 skips.append(h)
-        h = block(h, widths[-1], "middle_0", attend=True)
-        h = block(h, widths[-1], "middle_1")
+        h = block(h, widths[-1], "middle_0", attend=True, read=True)
+        h = block(h, widths[-1], "middle_1", read=False)
         for level, width in reversed(list(enumerate(widths))):
             for i in range(self.blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
@@ -127,6 +155,11 @@ class UNet(nn.Module):
         h = layers.silu(layers.GroupNorm(self.groups, self.dtype, name="norm_out")(h))
         return layers.conv(out_channels, dtype=self.dtype, scale=0.0, name="conv_out")(h).astype(jnp.float32)
 
+    def conditions(self) -> list[str]:
+        """The names of the conditions that the network needs."""
+        has = {"label": self.num_classes, "text": self.text is not None, "image": self.image}
+        return [*(name for name, there in has.items() if there), *self.vectors]
+
     def _res_block(self, width, name, resample):
         make, skip = self._maybe_remat(layers.ResBlock), (self.skip_conv, self.skip_rescale)
         return make(width, self.groups, self.dropout, self.adaptive, resample, self.dtype, *skip, name=name)
@@ -135,13 +168,17 @@ class UNet(nn.Module):
         make = self._maybe_remat(layers.AttentionBlock)
         return make(self.groups, self.head_dim, self.dtype, self.skip_rescale, name=name)
 
+    def _cross_attention_block(self, name):
+        make = self._maybe_remat(layers.CrossAttentionBlock)
+        return make(self.groups, self.head_dim, self.dtype, self.skip_rescale, name=name)
+
     def _maybe_remat(self, block):
         return nn.remat(block) if self.remat and not self.is_initializing() else block
 
     def _resize(self, h, *, width, name, block, up):
         if self.residual_resampling:
             how = fir if self.fir else layers
-            return block(h, width, name, resample=how.upsample if up else how.downsample)
+            return block(h, width, name, read=False, resample=how.upsample if up else how.downsample)
         if up:
             return layers.UpsampleConv(width, self.dtype, name=name)(h)
         return layers.conv(width, dtype=self.dtype, stride=2, name=name)(h)
