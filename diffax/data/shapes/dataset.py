@@ -8,7 +8,7 @@ import numpy as np
 from diffax.data.dataset import Dataset, Example, Source, check_integers
 from diffax.data.shapes.describe import describe
 from diffax.data.shapes.draw import draw
-from diffax.data.shapes.figures import COLORS, SHAPES
+from diffax.data.shapes.figures import COLORS, LEAST_SIDE, SHAPES
 from diffax.data.shapes.grammar import LONGEST, say, vocabulary
 from diffax.data.shapes.scene import HELD_OUT, SPLITS, Scene, draws, scene
 from diffax.data.text import Tokenizer, by_words, encode
@@ -62,7 +62,7 @@ def shapes(
     Raises:
       ValueError: unknown split or pair, a number out of range, the split novel without pairs.
     """
-    check_integers(12, size=size)
+    check_integers(LEAST_SIDE, size=size)
     check_integers(1, examples=examples)
     objects, held_out = tuple(objects), tuple(held_out)
     _check(split, objects, held_out)

@@ -4,7 +4,7 @@ from diffax.data.shapes.figures import Object
 from diffax.data.shapes.scene import Draws, Scene, chance, pick
 from diffax.data.shapes.statements import RELATIONS, Caption, Group
 
-STATED = 51  # a relation is stated where the centers are a fifth of the picture apart, and less so across
+STATED = 51  # a relation is stated where all centers are a fifth of the picture apart, and on average less so across
 
 _TOGETHER, _COLOR, _SIZE, _SHAPE, _RELATION = 70, 85, 60, 90, 75  # percent of what can be said that is said
 
@@ -45,10 +45,7 @@ def _common(part: list[Object], kind: str) -> str | None:
 
 def _clear(relation: str, ours: list[Object], others: list[Object]) -> bool:
     axis, sign = RELATIONS[relation]
-    across = "y" if axis == "x" else "x"
-
-    def apart(a, b):
-        along = sign * (getattr(b, axis) - getattr(a, axis))
-        return along > STATED and along > abs(getattr(b, across) - getattr(a, across))
-
-    return all(apart(a, b) for a in ours for b in others)
+    along = [sign * (getattr(b, axis) - getattr(a, axis)) for a in ours for b in others]
+    other = "y" if axis == "x" else "x"
+    across = [getattr(b, other) - getattr(a, other) for a in ours for b in others]
+    return min(along) > STATED and sum(along) > abs(sum(across))

@@ -6,18 +6,16 @@ import numpy as np
 
 from diffax.data.shapes.figures import BACKGROUND, COLORS, SHAPES, SIDE, SIZES, Object
 
-_ROWS = 256  # lines drawn of a picture, at least: a step of one unit downwards is never lost
+_LINES = 256  # lines that a picture is drawn of, at least: a step of one unit downwards is never lost
+_AT_ONCE = 128  # scenes drawn together: more would take memory and no less time
 
 
 def draw(scenes: Sequence[Sequence[Object]], size: int) -> np.ndarray:
     """Pictures uint8 [scenes, size, size, 3], anti-aliased, on the dark background."""
-    owner = np.repeat(np.arange(len(scenes)), [len(scene) for scene in scenes])
-    objects = [item for scene in scenes for item in scene]
-    ink = np.array([COLORS[item.color] for item in objects], np.float64).reshape(-1, 3) - BACKGROUND
-    layers = np.round(coverage(objects, size)[..., None] * ink[:, None, None])  # whole numbers: sums have no order
-    pictures = np.full((len(scenes), size, size, 3), BACKGROUND, np.float64)
-    np.add.at(pictures, owner, layers)
-    return pictures.clip(0, 255).astype(np.uint8)
+    pictures = np.empty((len(scenes), size, size, 3), np.uint8)
+    for start in range(0, len(scenes), _AT_ONCE):
+        pictures[start : start + _AT_ONCE] = _drawn(scenes[start : start + _AT_ONCE], size)
+    return pictures
 
 
 def coverage(objects: Sequence[Object], size: int, scale: float = 1.0) -> np.ndarray:
@@ -26,7 +24,7 @@ def coverage(objects: Sequence[Object], size: int, scale: float = 1.0) -> np.nda
     Every pixel is cut into lines; of each line the covered length is exact, min(right, x + 1) - max(left, x). NumPy's
     sum, product, quotient and square root round alike everywhere (IEEE 754), hence so do the pictures.
     """
-    lines = -(-_ROWS // size)
+    lines = -(-_LINES // size)
     across, down = (np.array([getattr(item, axis) for item in objects], np.float64) / SIDE for axis in "xy")
     radius = np.array([SIZES[item.size] for item in objects], np.float64) * (scale / SIDE)
     heights = (np.arange(size * lines) + 0.5) / (size * lines)
@@ -39,3 +37,13 @@ def coverage(objects: Sequence[Object], size: int, scale: float = 1.0) -> np.nda
     left, pixel = across[:, None, None] * size, np.arange(size)
     covered = np.minimum(left + half, pixel + 1) - np.maximum(left - half, pixel)
     return np.maximum(covered, 0).reshape(len(objects), size, lines, size).mean(axis=2)
+
+
+def _drawn(scenes: Sequence[Sequence[Object]], size: int) -> np.ndarray:
+    owner = np.repeat(np.arange(len(scenes)), [len(scene) for scene in scenes])
+    objects = [item for scene in scenes for item in scene]
+    ink = np.array([COLORS[item.color] for item in objects], np.float64).reshape(-1, 3) - BACKGROUND
+    layers = np.round(coverage(objects, size)[..., None] * ink[:, None, None])  # whole numbers: sums have no order
+    pictures = np.full((len(scenes), size, size, 3), BACKGROUND, np.float64)
+    np.add.at(pictures, owner, layers)
+    return pictures.clip(0, 255)

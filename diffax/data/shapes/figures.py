@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 SIDE = 256  # units along a picture's side; x runs to the right, y downwards
+LEAST_SIDE = 16  # pixels: with fewer, shapes cannot be told apart
 
 
 class Shape(NamedTuple):

@@ -6,13 +6,13 @@ from typing import NamedTuple
 import numpy as np
 
 from diffax.data.shapes.draw import coverage
-from diffax.data.shapes.figures import BACKGROUND, COLORS, SHAPES, SIDE, SIZES, UNCLEAR, Object
+from diffax.data.shapes.figures import BACKGROUND, COLORS, LEAST_SIDE, SHAPES, SIDE, SIZES, UNCLEAR, Object
 
 _AT_ONCE = 256  # pictures that are read together
 _SCALES = (0.85, 1.0, 1.15)  # of each size: a generated object may be a little too small or too large
 _STEP, _REACH = 0.25, 1.0  # pixels: the grid of places at which shapes are tried, and how far from the middle
 _LEAST = 0.4  # share of the smallest object's pixels, below which a part is a blemish
-_MISFIT = 0.2  # a shape is unclear where the square of what it leaves unexplained is more than this share of its own
+_MISFIT = 0.12  # a shape is unclear where the square of what it leaves unexplained is more than this share of the whole
 _OFF_COLOR = 0.3  # a color is unclear at this distance in [0, 1]^3; those of COLORS are 0.59 or more apart
 
 
@@ -39,15 +39,17 @@ def find(pictures: np.ndarray) -> list[list[Object]]:
         finite nothing is found.
 
     Raises:
-      ValueError: another shape or dtype; fewer than 12 pixels a side, where shapes cannot be told apart.
+      ValueError: another shape or dtype; fewer than 16 pixels a side, where shapes cannot be told apart.
     """
     pictures = np.asarray(pictures)
     if pictures.ndim != 4 or pictures.shape[-1] != 3 or pictures.shape[1] != pictures.shape[2]:
         raise ValueError(f"pictures of shape {pictures.shape}: [n, side, side, 3] is needed")
     if pictures.dtype != np.uint8 and pictures.dtype.kind != "f":
         raise ValueError(f"pictures are {pictures.dtype}: give uint8, or floats in [-1, 1]")
-    if pictures.shape[1] < 12:
-        raise ValueError(f"pictures of {pictures.shape[1]} pixels a side: shapes cannot be told apart below 12")
+    if pictures.shape[1] < LEAST_SIDE:
+        raise ValueError(
+            f"pictures of {pictures.shape[1]} pixels a side: shapes cannot be told apart below {LEAST_SIDE}"
+        )
     batches = range(0, len(pictures), _AT_ONCE)
     return [found for start in batches for found in _find(_light(pictures[start : start + _AT_ONCE]))]
 

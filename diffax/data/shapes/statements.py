@@ -72,12 +72,11 @@ def truths(caption: Caption, objects: Sequence[Object]) -> dict[Statement, bool]
     slots = [i for i, group in enumerate(caption.groups) for _ in range(group.count)]
     seen = [*objects[:_SEEN], *([None] * (len(slots) - len(objects)))]
     facts = [fact for fact in statements(caption) if fact.kind != "count"]
-    best: list[bool] = []
+    readings = []
     for chosen in set(itertools.permutations(seen, len(slots))):
         groups = [[item for item, slot in zip(chosen, slots) if slot == i] for i in range(len(caption.groups))]
-        found = [_true(fact, groups) for fact in facts]
-        if not best or sum(found) > sum(best):
-            best = found
+        readings.append([_true(fact, groups) for fact in facts])
+    best = max(readings, key=lambda true: (sum(true), true))  # of equals the one that is right first
     return {Statement("count", caption.count): len(objects) == len(slots), **dict(zip(facts, best))}
 
 
