@@ -32,10 +32,9 @@ def _parts(objects: list[Object], bits: Draws) -> list[list[Object]]:
 
 
 def _said(part: list[Object], bits: Draws) -> Group:
-    size, color, shape = (_common(part, kind) for kind in ("size", "color", "shape"))
-    shape = shape if chance(_SHAPE, bits) or color is None else None
-    color = color if chance(_COLOR, bits) or shape is None else None
-    return Group(len(part), size if chance(_SIZE, bits) else None, color, shape)
+    percents = dict(size=_SIZE, color=_COLOR, shape=_SHAPE)
+    said = {kind: _common(part, kind) if chance(percent, bits) else None for kind, percent in percents.items()}
+    return Group(len(part), **said)
 
 
 def _common(part: list[Object], kind: str) -> str | None:

@@ -21,8 +21,9 @@ def draw(scenes: Sequence[Sequence[Object]], size: int) -> np.ndarray:
 def coverage(objects: Sequence[Object], size: int, scale: float = 1.0) -> np.ndarray:
     """The share of each pixel that an object covers, float64 [objects, size, size], of objects scaled by `scale`.
 
-    Every pixel is cut into lines; of each line the covered length is exact, min(right, x + 1) - max(left, x). NumPy's
-    sum, product, quotient and square root round alike everywhere (IEEE 754), hence so do the pictures.
+    Every pixel is cut into lines; of each line the covered length is exact, min(right, x + 1) - max(left, x). Products,
+    quotients and square roots round alike everywhere (IEEE 754); lengths are rounded to 2^-16, so that their sum is
+    exact and does not depend on its order. Hence pictures are the same on every machine.
     """
     lines = -(-_LINES // size)
     across, down = (np.array([getattr(item, axis) for item in objects], np.float64) / SIDE for axis in "xy")
@@ -36,7 +37,8 @@ def coverage(objects: Sequence[Object], size: int, scale: float = 1.0) -> np.nda
     half = (half * (radius[:, None] * size))[..., None]
     left, pixel = across[:, None, None] * size, np.arange(size)
     covered = np.minimum(left + half, pixel + 1) - np.maximum(left - half, pixel)
-    return np.maximum(covered, 0).reshape(len(objects), size, lines, size).mean(axis=2)
+    whole = np.rint(np.maximum(covered, 0) * 2**16).reshape(len(objects), size, lines, size).sum(axis=2)
+    return whole / (lines * 2**16)
 
 
 def _drawn(scenes: Sequence[Sequence[Object]], size: int) -> np.ndarray:

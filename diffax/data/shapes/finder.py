@@ -13,7 +13,7 @@ _SCALES = (0.85, 1.0, 1.15)  # of each size: a generated object may be a little 
 _STEP, _REACH = 0.25, 1.0  # pixels: the grid of places at which shapes are tried, and how far from the middle
 _LEAST = 0.4  # share of the smallest object's pixels, below which a part is a blemish
 _MISFIT = 0.12  # a shape is unclear where the square of what it leaves unexplained is more than this share of the whole
-_OFF_COLOR = 0.3  # a color is unclear at this distance in [0, 1]^3; those of COLORS are 0.59 or more apart
+_OFF_COLOR = 0.28  # a color is unclear at this distance in [0, 1]^3; those of COLORS are 0.59 or more apart
 
 
 class _Bank(NamedTuple):
@@ -48,7 +48,7 @@ def find(pictures: np.ndarray) -> list[list[Object]]:
         raise ValueError(f"pictures are {pictures.dtype}: give uint8, or floats in [-1, 1]")
     if pictures.shape[1] < LEAST_SIDE:
         raise ValueError(
-            f"pictures of {pictures.shape[1]} pixels a side: shapes cannot be told apart below {LEAST_SIDE}"
+            f"pictures of {pictures.shape[1]} pixels a side: give at least {LEAST_SIDE}, to tell shapes apart"
         )
     batches = range(0, len(pictures), _AT_ONCE)
     return [found for start in batches for found in _find(_light(pictures[start : start + _AT_ONCE]))]
