@@ -228,6 +228,11 @@ def test_the_prompts_can_be_true_and_are_of_known_pairs():
     assert {tree.count for tree in trees} == {1, 2, 3}
     assert not {f"{group.color} {group.shape}" for tree in trees for group in tree.groups} & {*HELD_OUT}
     assert {relation for tree in trees for relation in tree.relations} == {None, "left", "right", "above", "below"}
+    assert {parse(prompt).count for prompt in data.shapes(objects=(1, 2)).prompts} == {1, 2}
+    novel = data.shapes(split="novel")
+    assert [data.encode(novel.tokenizer, prompt).tolist() for prompt in novel.prompts] == [
+        text.tolist() for text in novel.source.take(np.arange(16))["text"]
+    ]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from diffax.data.dataset import Dataset, Example, Source, check_integers
 from diffax.data.shapes.describe import describe
 from diffax.data.shapes.draw import draw
 from diffax.data.shapes.figures import COLORS, LEAST_SIDE, SHAPES
-from diffax.data.shapes.grammar import LONGEST, say, vocabulary
+from diffax.data.shapes.grammar import LONGEST, parse, say, vocabulary
 from diffax.data.shapes.scene import HELD_OUT, SPLITS, Scene, draws, scene
 from diffax.data.text import Tokenizer, by_words, encode
 
@@ -53,7 +53,7 @@ def shapes(
     Args:
       size: pixels along a side, from 16 up.
       split: "train"; "test", scenes that are not in train; "novel", scenes of which each has a color on a shape that
-        neither train nor test has, though both have each of the two.
+        neither train nor test has, though they have each of the two; its caption names both.
       objects: how many there are in a scene: one of these, each of 1, 2 or 3, equally often.
       examples: the length of the data set; a longer one continues it.
       tokenizer: of the captions; None = `by_words` of the grammar's words, which every caption fits into.
@@ -73,8 +73,11 @@ def shapes(
         read=functools.partial(_read, size=size, tokenizer=tokenizer, **facts),
         take=functools.partial(_take, size=size, tokenizer=tokenizer, **facts),
     )
+    prompts = tuple(prompt for prompt in PROMPTS if parse(prompt).count in objects)
+    if split == "novel":
+        prompts = tuple(captioned(index, **facts)[1] for index in range(len(PROMPTS)))
     nulls = {"text": encode(tokenizer, "")}
-    return Dataset(source, (size, size, 3), levels=256, conditions=nulls, tokenizer=tokenizer, prompts=PROMPTS)
+    return Dataset(source, (size, size, 3), levels=256, conditions=nulls, tokenizer=tokenizer, prompts=prompts)
 
 
 def captioned(index: int, split: str, objects: Sequence[int], held_out: Sequence[str]) -> tuple[Scene, str]:

@@ -29,10 +29,10 @@ class _Bank(NamedTuple):
 def find(pictures: np.ndarray) -> list[list[Object]]:
     """The objects of each picture, the largest first; x and y in 256ths of its side.
 
-    A pixel that covers half of the way from the background to a color belongs to the color on whose line it lies
-    nearest. Connected pixels of one color are a part; parts of less than 0.4 of the smallest object are blemishes. What
-    a part is, is told by least squares: drawn shapes in steps of a quarter pixel, in three scales of each size, are
-    tried, each at its best strength. Neither noise of a tenth of the range [-1, 1] nor its clipping changes the result.
+    A pixel belongs to the color on whose line from the background it lies nearest, if it is half of the way there.
+    Connected pixels of one color are a part; parts of less than 0.4 of the smallest object are blemishes. What a part
+    is, is told by least squares: drawn shapes in steps of a quarter pixel, in three scales of each size, are tried,
+    each at its best strength. Noise of standard deviation 0.1, and its clipping, do not change what is found.
 
     Args:
       pictures: [n, side, side, 3], uint8 or floats in [-1, 1]; what is outside is clipped. In a picture that is not
@@ -63,29 +63,29 @@ def _light(pictures: np.ndarray) -> np.ndarray:
 
 
 def _find(light: np.ndarray) -> list[list[Object]]:
-    n, side = light.shape[:2]
-    bank = _bank(side)
-    parts = _parts(light)  # 0, or the number of the part that a pixel belongs to
-    count = int(parts.max())
-    found: list[list[Object]] = [[] for _ in range(n)]
-    if not count:
+    side = light.shape[1]
+    parts = _parts(light)
+    pixels = np.bincount(parts.ravel())[1:]
+    found: list[list[Object]] = [[] for _ in light]
+    if not len(pixels):
         return found
-    picture, middle = _middles(parts, light, count)
-    own, values = _windows(parts, light, picture, middle, bank.window)
-    ink = np.einsum("np,npc->nc", own, values)
-    ink /= np.maximum(np.linalg.norm(ink, axis=-1, keepdims=True), 1e-6)
+    bank = _bank(side)
+    picture, middle = _middles(parts, light, len(pixels))
+    own, solid, values = _windows(parts, light, picture, middle, bank.window)
+    # How much of the part's color there is in each of its pixels, and the drawn shape that is most like it.
+    ink = _unit(np.einsum("np,npc->nc", own, values))
     amount = own * np.einsum("npc,nc->np", values, ink)
-    scores = amount @ bank.windows.T
-    best = scores.argmax(axis=1)
-    score = np.maximum(scores.max(axis=1), 1e-6)
-    misfit = (amount**2).sum(axis=1) / score**2 - 1
-    drawn = bank.windows[best] * own
-    light_of = np.einsum("np,npc->nc", drawn, values) / (drawn**2).sum(axis=1)[:, None] * bank.peaks[best][:, None]
+    likeness = amount @ bank.windows.T
+    best = likeness.argmax(axis=1)
+    drawn, peak = bank.windows[best] * own, bank.peaks[best]
+    # What is left over, pixels of the part outside of the window too, as a share of the shape's square.
+    misfit = (amount**2).sum(axis=1) / likeness.max(axis=1) ** 2 - 1 + (pixels - solid) * peak**2
+    full = np.einsum("np,npc->nc", drawn, values) * (peak / (drawn**2).sum(axis=1))[:, None]
     centers = (middle + 0.5 + bank.offsets[best]) * (SIDE / side)
-    for k in np.argsort(-np.bincount(parts.ravel())[1:], kind="stable"):
+    for k in np.argsort(-pixels, kind="stable"):
         shape, size = bank.names[best[k]]
         shape = UNCLEAR if misfit[k] > _MISFIT else shape
-        found[picture[k]].append(Object(shape, _color(light_of[k]), size, *centers[k].tolist()))
+        found[picture[k]].append(Object(shape, _color(full[k]), size, *centers[k].tolist()))
     return found
 
 
@@ -122,18 +122,26 @@ def _middles(parts: np.ndarray, light: np.ndarray, count: int) -> tuple[np.ndarr
 
 def _windows(
     parts: np.ndarray, light: np.ndarray, picture: np.ndarray, middle: np.ndarray, window: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Around each middle: 1 for the part's own pixels, its rim included, [parts, w^2], and light [parts, w^2, 3]."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Around each middle: 1 for the part's pixels and their rim [parts, w^2]; how many without it [parts]; and light.
+
+    Pixels of other parts are not its own.
+    """
     half = window // 2
     pad = ((0, 0), (half, half), (half, half))
     steps = np.arange(window)
     at = (picture[:, None, None], (middle[:, 1:] + steps)[:, :, None], (middle[:, :1] + steps)[:, None, :])
     labels, values = np.pad(parts, pad)[at], np.pad(light, (*pad, (0, 0)))[at]
     number = np.arange(1, len(picture) + 1)[:, None, None]
-    inner = np.pad(labels == number, ((0, 0), (1, 1), (1, 1)))
+    inside = labels == number
+    inner = np.pad(inside, ((0, 0), (1, 1), (1, 1)))
     near = [inner[:, i : i + window, j : j + window] for i in range(3) for j in range(3)]
-    own = np.any(near, axis=0) & ((labels == number) | (labels == 0))
-    return own.reshape(len(own), -1).astype(np.float32), values.reshape(len(own), -1, 3)
+    own = np.any(near, axis=0) & (inside | (labels == 0))
+    return own.reshape(len(own), -1).astype(np.float32), inside.sum((1, 2)), values.reshape(len(own), -1, 3)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
 def _color(light: np.ndarray) -> str:
@@ -144,7 +152,7 @@ def _color(light: np.ndarray) -> str:
 @functools.cache
 def _inks() -> np.ndarray:
     """The colors less the background, in [0, 1], float32 [colors, 3]."""
-    return ((np.array([*COLORS.values()], np.float32)) - np.array(BACKGROUND, np.float32)) / 255
+    return (np.array([*COLORS.values()], np.float32) - np.array(BACKGROUND, np.float32)) / 255
 
 
 @functools.cache
