@@ -1,5 +1,6 @@
 """Scores of samples and the card that says what each depends on."""
 
+from diffax.metrics.captions import caption_agreement
 from diffax.metrics.card import array_hash, card, versions
 from diffax.metrics.classifier import agreement
 from diffax.metrics.frechet import frechet_distance, frechet_floor, frechet_from_statistics, gaussian_statistics
@@ -9,6 +10,7 @@ __all__ = [
     "Scores",
     "agreement",
     "array_hash",
+    "caption_agreement",
     "card",
     "classifier_agreement",
     "frechet_distance",
