@@ -61,6 +61,11 @@ def _check_data(experiment):
 def _check_classes(experiment):
     config = experiment.config
     wanted.conditions(experiment, 1)
+    wanted.evaluated(experiment, 1)
+    if "caption_agreement" in config["eval"]["metrics"] and not (
+        "text" in experiment.nulls and experiment.dataset.tokenizer is not None
+    ):
+        raise ValueError("eval.metrics: 'caption_agreement' needs loss.conditional=True and a data set with captions")
     if "classifier_agreement" in config["eval"]["metrics"] and "label" not in experiment.nulls:
         raise ValueError(
             "eval.metrics: 'classifier_agreement' needs loss.conditional=True and a data set with classes; leave it out"

@@ -27,7 +27,7 @@ def evaluate(experiment: build.Experiment, state: TrainState, folder: Path, draw
     from diffax.metrics.card import array_hash, card
 
     config, options, step = experiment.config, experiment.config["eval"], int(state.step)
-    cond = wanted.conditions(experiment, options["n"])
+    cond = wanted.evaluated(experiment, options["n"])
     with report.progress(options["n"], noun="image") as bar:
         images = draw(
             sampling.chosen_params(state, config),
@@ -67,7 +67,7 @@ def evaluate(experiment: build.Experiment, state: TrainState, folder: Path, draw
             "learned_variance": sampling.takes_learned_variance(experiment),
         },
         seed=options["seed"],
-        labels=config["sample"]["labels"],
+        **({"conditions": options["conditions"]} if options["conditions"] else {"labels": config["sample"]["labels"]}),
         **({"likelihood": options["likelihood"]} if options["likelihood"]["examples"] else {}),
     )
     print("  ".join(f"{name} {value:.4f}" for name, value in scores.items()), f"({options['n']} samples)", flush=True)

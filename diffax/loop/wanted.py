@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from diffax import data, report
-from diffax.build import Experiment
+from diffax.build import Experiment, make
 
 
 def conditions(experiment: Experiment, n: int) -> dict[str, np.ndarray]:
@@ -30,6 +30,22 @@ def conditions(experiment: Experiment, n: int) -> dict[str, np.ndarray]:
     rest = [name for name in experiment.nulls if name not in found]
     examples: Any = data.examples(dataset, np.arange(n) % len(dataset.source)) if rest else {}
     return found | {name: examples[name] for name in rest}
+
+
+def evaluated(experiment: Experiment, n: int) -> dict[str, np.ndarray]:
+    """The conditions of the n samples of an evaluation: those of the split `eval.conditions`, or as of other samples.
+
+    Raises:
+        ValueError: no such split, or one with fewer examples.
+    """
+    split, config = experiment.config["eval"]["conditions"], experiment.config["data"]
+    if not split or not experiment.nulls:
+        return conditions(experiment, n)
+    held_out = make("data", {**config, "split": split}, "eval.conditions")
+    if len(held_out.source) < n:
+        raise ValueError(f"eval.n: {n} is not allowed, {split!r} has {len(held_out.source)} examples; give fewer")
+    examples = data.examples(held_out, np.arange(n))
+    return {name: examples[name] for name in experiment.nulls}
 
 
 def negative(experiment: Experiment) -> dict[str, np.ndarray]:
