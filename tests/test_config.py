@@ -170,7 +170,11 @@ def test_a_new_name_starts_from_the_defaults_of_its_function():
             "network.dtype: 'bfloat17' is unknown (did you mean 'bfloat16'?); one of bfloat1",
         ),
         ("sample.ema", "0.5", "sample.ema: '0.5' is unknown; one of 0.9999, none"),
-        ("eval.metrics", "fid", "eval.metrics: 'fid' is unknown; one of classifier_agreement, pixel_frechet"),
+        (
+            "eval.metrics",
+            "fid",
+            "eval.metrics: 'fid' is unknown; one of caption_agreement, classifier_agreement, pixel_frechet",
+        ),
         ("data.name", "nowhere.of:it", "data.name: cannot import 'nowhere.of:it': No module named 'nowhere'"),
         ("data.name", "math:nothing", "data.name: cannot import 'math:nothing': module 'math' has no attribute"),
         ("data.name", "image_folder", "data.path: missing, image_folder needs it"),
@@ -188,7 +192,7 @@ def test_what_cannot_be_meant_is_refused(place, text, message):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(data={}), "data.name: missing; one of digits, fake, image_folder, mixture, tfds"),
+        (dict(data={}), "data.name: missing; one of digits, fake, image_folder, mixture, shapes, tfds"),
         (dict(data=dict(name=3)), "data.name: 3 is of type int, expected str"),
         (dict(data=dict(name="mixture", n=True)), "data.n: True is of type bool, expected int"),
         (dict(train=dict(parallel=None)), "train.parallel: None is not plain data; leave the field out"),

@@ -23,7 +23,7 @@ def test_tfds_on_mocked_cifar10_without_tensorflow(tmp_path):
             dataset = data.tfds("cifar10", "test")
             raw = [dataset.source[i] for i in range(6)]
             seen = next(data.batches(dataset, batch_size=12, seed=0, step=5))
-        assert dataset[1:] == ((32, 32, 3), 10, 256, ()) and len(dataset.source) == 6
+        assert dataset[1:5] == ((32, 32, 3), 10, 256, ()) and len(dataset.source) == 6
         assert seen["x0"].shape == (12, 32, 32, 3) and np.abs(seen["x0"]).max() <= 1
         back = np.rint((seen["x0"].astype(np.float64) + 1) / 2 * 255).astype(np.uint8)
         key = lambda x0, label: (x0.tobytes(), int(label))
@@ -70,7 +70,7 @@ def prepared(tmp_path_factory):
 
 def test_tfds_reads_what_was_prepared(prepared):
     dataset = data.tfds("stripes", "train", data_dir=str(prepared / "good"), size=4)
-    assert dataset[1:] == ((4, 4, 3), 3, 256, ())
+    assert dataset[1:5] == ((4, 4, 3), 3, 256, ())
     values = [(int(e["x0"][0, 0, 0]), int(e["x0"].std()), int(e["label"])) for e in dataset.source]
     assert sorted(values) == [(10 * i, 0, i % 3) for i in range(5)]
     part = data.tfds("stripes", "train[:60%]", data_dir=str(prepared / "good"), size=2, label_key=None)

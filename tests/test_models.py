@@ -74,7 +74,11 @@ NETWORKS = {
     ),
     "mlp": (MLP(features=16, blocks=2, num_classes=3, dropout=0.3), (3, 2)),
 }
-every_network = pytest.mark.parametrize("network, shape", NETWORKS.values(), ids=NETWORKS)
+LONG = {"additive", "residual"}  # what they have that others have not is in other tests
+every_network = pytest.mark.parametrize(
+    "network, shape",
+    [pytest.param(*case, id=name, marks=[pytest.mark.slow] * (name in LONG)) for name, case in NETWORKS.items()],
+)
 
 
 @functools.cache

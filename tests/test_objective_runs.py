@@ -83,7 +83,7 @@ def test_the_loss_is_the_objectives(learned):
     params, keys = state.params, jax.random.split(jax.random.key(1), 8)
     batch = {"x0": jax.random.normal(jax.random.key(2), (8, 2)), "label": np.zeros(8, np.int32)}
     network = sampling.network_apply(experiment.network)
-    found = build.loss(experiment, network)(params, batch, keys)
+    found = jax.jit(build.loss(experiment, network))(params, batch, keys)
     inner = jax.vmap(lambda key: jax.random.split(key, 3))(keys)
     dropped = jax.vmap(lambda key: jax.random.bernoulli(key, 0.1))(inner[:, 0])
     label = jax.numpy.where(dropped, experiment.dataset.num_classes, batch["label"])
@@ -92,8 +92,11 @@ def test_the_loss_is_the_objectives(learned):
     def apply(x_in, c_noise):
         return network(network_params, x_in, c_noise, {"label": label})
 
-    wanted = vdm_loss(apply, process, experiment.prediction, batch["x0"], inner[:, 2], stratified(), gaussian)
-    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    expected = jax.jit(
+        lambda x0, keys: vdm_loss(apply, process, experiment.prediction, x0, keys, stratified(), gaussian)
+    )
+    by_hand = expected(batch["x0"], inner[:, 2])
+    np.testing.assert_allclose(found, by_hand, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -177,6 +180,7 @@ def test_objectives_of_ones_own(name, message, tmp_path, monkeypatch):
     assert outcome.code == (2 if message else 0) and message in outcome.err
 
 
+@pytest.mark.slow
 def test_samples_stay_within_the_clip(tmp_path, programs):  # noqa: F811
     experiment, state = run(tmp_path / "run", "sample.sampler.name=ddim sample.clip=0.1")
     assert np.abs(samples(experiment, state)).max() <= 0.1 + 1e-6
