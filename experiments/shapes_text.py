@@ -47,7 +47,7 @@ def get_config(mode: str = "full") -> ConfigDict:
         grid=dict(name="karras", n=20, lo=0.01, hi=40.0),
         guidance=dict(scale=3.0),
     )
-    config.eval = dict(n=500, batch_size=100, metrics=("caption_agreement",), conditions="test")
+    config.eval = dict(n=500, batch_size=100, metrics=("caption_agreement",), conditions="test", reference=1000)
     if mode == "quick":
         config.optimizer.update(decay_steps=200)
         config.train.update(steps=200, log_every=1, checkpoint_every=20, sample_every=100)

@@ -83,8 +83,8 @@ def launch(*args) -> Outcome:
     """The command in this process, on its eight devices. Whatever is no `SystemExit` is raised."""
     from diffax import main
 
-    for name in ("config", "workdir", "mode", "dry_run", "compilation_cache"):
-        flags.FLAGS[name].unparse()
+    for flag in flags.FLAGS.get_flags_for_module(main):
+        flag.unparse()
     out, err, argv, path = io.StringIO(), io.StringIO(), sys.argv, list(sys.path)
     sys.argv = ["diffax", *map(str, args)]
     del _compiled[:]

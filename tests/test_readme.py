@@ -24,8 +24,8 @@ def namespace():
     return names
 
 
-def test_there_are_eight_examples():
-    assert len(re.findall(r"```python\n", TEXT)) == 8
+def test_there_are_nine_examples():
+    assert len(re.findall(r"```python\n", TEXT)) == 9
 
 
 def test_exact_denoiser_gives_the_data_spread(namespace):
@@ -55,6 +55,14 @@ def test_what_learns_more_has_what_to_learn(namespace):
     assert int(namespace["history"].count.sum()) == 512
     assert float(jnp.abs(namespace["slope"].gamma_max)) > 0.0
     assert bool(jnp.isfinite(namespace["x"]).all())
+
+
+def test_what_is_told_more_guides(namespace):
+    # a new network, which predicts nothing yet under any condition
+    estimate, tell, x, level = (namespace[name] for name in ("estimate", "tell", "picture", "sigmas"))
+    expected = estimate(x, level[-2:-1], tell("a red circle"))
+    assert x.shape == (1, 8, 8, 3) and bool(jnp.isfinite(x).all())
+    assert jnp.allclose(namespace["both"](x, level[-2:-1]), expected, atol=1e-5)
 
 
 def test_own_process_is_complete(namespace):

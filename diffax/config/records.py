@@ -101,13 +101,15 @@ class Likelihood(NamedTuple):
 
 class Evaluation(NamedTuple):
     """What is measured of `n` samples, and whether training ends with it. They are of the conditions of the data set's
-    split `conditions`, in its order, such as captions that training has not seen; "": of those of `sample`."""
+    split `conditions`, in its order, such as captions that training has not seen; "": of those of `sample`. Metrics
+    compare them with the first `reference` examples of the data."""
 
     n: int = 1000
     batch_size: int = 250
     seed: int = 1
     metrics: tuple[str, ...] = ("pixel_frechet",)
     conditions: str = ""
+    reference: int = 50_000
     after_training: bool = True
 
 

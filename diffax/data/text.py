@@ -94,5 +94,5 @@ def _places(places: dict[str, int], text: str) -> Iterator[int]:
 
 
 def _sentence(words: tuple[str, ...], tokens: Sequence[int]) -> str:
-    found = ["?" if token == UNKNOWN else words[token - FIRST] for token in tokens]
+    found = ["<unknown>" if token == UNKNOWN else words[token - FIRST] for token in tokens]
     return re.sub(r" ([,.;:!?])", r"\1", " ".join(found))

@@ -41,7 +41,7 @@ def evaluate(experiment: build.Experiment, state: TrainState, folder: Path, draw
     generated = {"x0": images, **cond}
     if captions := wanted.captions(experiment, cond):
         generated["caption"] = np.asarray(captions)
-    reference = data.examples(experiment.dataset, np.arange(len(experiment.dataset.source)))
+    reference = data.examples(experiment.dataset, np.arange(min(len(experiment.dataset.source), options["reference"])))
     _check_finite(reference["x0"], ValueError, f"data: of the examples of {config['data']['name']}")
     _check_finite(images, FloatingPointError, f"step {step}: of the samples")
     scores = {}

@@ -1,0 +1,270 @@
+"""Text: tokens and back, networks that read, samples of prompts from the command line, and what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from launcher import ROOT, compiled, launch, programs  # noqa: F401
+from perceptron import QUICKLY
+from PIL import Image
+
+from diffax import conditions, data
+from diffax.config import complete
+from diffax.loop import modes, sampling, wanted, workdir
+from diffax.models import TextEmbeddings, TextTransformer, UNet, init
+
+KEY = jax.random.key(0)
+WORDS = data.by_words(("a", "red", "circle", "left", "of", ",", "two"), length=8)
+TEXTS = ["", "hello", "héllo wörld", "日本語のテキスト", "\x00\x1b[31m\n\t", "\ud800 alone", "🙂" * 9, "a" * 40]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_bytes_come_back(text):
+    tokenizer = data.by_bytes(64)
+    tokens = data.encode(tokenizer, text)
+    assert tokens.dtype == np.int32 and tokens.shape == (64,) and tokens[0] == 1 and tokens.max() < tokenizer.size
+    assert data.decode(tokenizer, tokens) == text.replace("\ud800", "?")
+
+
+def test_words_come_back_in_lower_case_and_unknown_ones_are_marked():
+    assert data.decode(WORDS, data.encode(WORDS, "A red CIRCLE, left of  two")) == "a red circle, left of two"
+    assert data.encode(WORDS, "a zonk").tolist() == [1, 3, 2, 0, 0, 0, 0, 0]
+    assert data.decode(WORDS, data.encode(WORDS, "a zonk")) == "a <unknown>"
+    assert data.encode(WORDS, "").tolist() == [1] + [0] * 7
+
+
+@pytest.mark.parametrize("text", ["a red circle " * 100_000, "x" * 10**6])
+@pytest.mark.parametrize("tokenizer", [WORDS, data.by_bytes(32)], ids=["words", "bytes"])
+def test_a_text_that_is_too_long_is_cut_with_a_warning(tokenizer, text, caplog):
+    tokens = data.encode(tokenizer, text)
+    if tokenizer is WORDS and text.startswith("x"):
+        assert tokens.tolist() == [1, 2, 0, 0, 0, 0, 0, 0] and not caplog.records  # one unknown word
+        return
+    assert (tokens > 0).all()
+    assert "too long" in caplog.text and len(caplog.text) < 400
+
+
+def test_a_character_is_not_cut_in_two():
+    tokenizer = data.by_bytes(4)  # start and three bytes: one character of two bytes and half of another
+    assert data.decode(tokenizer, data.encode(tokenizer, "éé")) == "é"
+
+
+@pytest.mark.parametrize("word", ["two words", "Upper", "", " a"])
+def test_what_is_no_word_is_refused(word):
+    with pytest.raises(ValueError, match="is no single word in lower case"):
+        data.by_words(("a", word))
+
+
+# Conditions
+
+
+NULLS = {"label": np.int32(5), "text": np.zeros((2, 3), np.float32), "text_mask": np.zeros(2, bool)}
+N = 4096
+
+
+def told():
+    rng = np.random.default_rng(0)
+    text = rng.standard_normal((N, 2, 3)).astype(np.float32)
+    return {"label": rng.integers(0, 5, N, np.int32), "text": text, "text_mask": np.ones((N, 2), bool)}
+
+
+@pytest.mark.parametrize(("together", "each"), [(0.0, 0.0), (0.3, 0.0), (0.0, 0.2), (0.1, 0.2), (1.0, 0.0)])
+def test_conditions_are_dropped_together_and_each_on_its_own(together, each):
+    cond, keys = told(), jax.random.split(KEY, N)
+    found = jax.jit(lambda cond, keys: conditions.drop(cond, NULLS, keys, together, each))(cond, keys)
+    no_label, no_text = np.asarray(found["label"]) == 5, ~np.asarray(found["text_mask"]).any(1)
+    assert conditions.kinds(cond) == ["label", "text"]
+    np.testing.assert_array_equal(found["label"][~no_label], cond["label"][~no_label])
+    np.testing.assert_array_equal(found["text"][~no_text], cond["text"][~no_text])
+    assert not np.asarray(found["text"])[no_text].any() and np.asarray(found["text_mask"])[~no_text].all()
+    share = together + (1 - together) * each
+    for dropped in (no_label, no_text):
+        assert abs(dropped.mean() - share) <= 4.5 * np.sqrt(share * (1 - share) / N)
+    both = together + (1 - together) * each**2
+    assert abs((no_label & no_text).mean() - both) <= 4.5 * np.sqrt(both * (1 - both) / N)
+    alone = conditions.drop(jax.tree.map(lambda a: a[7:8], cond), NULLS, keys[7:8], together, each)
+    np.testing.assert_array_equal(alone["label"][0], found["label"][7])
+
+
+# Networks
+
+
+def reading(text, **options):
+    sizes = dict(channels=8, multipliers=(1, 2), blocks=1, attention=(), cross_attention=(8,), groups=4)
+    return UNet(**sizes, text=text, **options)
+
+
+def stirred(params, seed=1):
+    """Parameters with nothing at zero, so that every path of the network counts."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda p: p + 0.2 * rng.standard_normal(p.shape).astype(np.float32), params)
+
+
+def run(network, params, cond, seed=0):
+    x = jnp.asarray(np.random.default_rng(seed).standard_normal((1, 8, 8, 3)), jnp.float32)
+    x = jnp.broadcast_to(x, (len(cond["text"]), 8, 8, 3))
+    apply = jax.jit(network.apply, compiler_options=QUICKLY)
+    return np.asarray(apply({"params": params}, x, jnp.full(len(x), 3.0), cond))
+
+
+def test_padding_says_nothing_and_every_word_something():
+    network = reading(TextTransformer(WORDS.size, width=8, layers=1, head_dim=4))
+    specs = [jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)]
+    params = init(network, KEY, *specs, {"text": jax.ShapeDtypeStruct((1, 8), jnp.int32)})
+    params = stirred(params)
+    short = jnp.asarray([[1, 4, 5, 0, 0, 0, 0, 0], [1, 4, 6, 0, 0, 0, 0, 0], [1, 5, 4, 0, 0, 0, 0, 0], [1] + [0] * 7])
+    y = run(network, params, {"text": short})
+    for i in range(4):
+        for j in range(i):
+            assert np.abs(y[i] - y[j]).max() > 1e-3  # other words, another order, none at all
+    garbage = short.at[:, 4:].set(7)  # what the mask leaves out may be anything
+    np.testing.assert_allclose(run(network, params, {"text": garbage, "text_mask": short > 0}), y, rtol=1e-5, atol=1e-5)
+
+
+def test_embeddings_of_another_encoder_and_the_null_among_them():
+    network = reading(TextEmbeddings(width=8))
+    rng = np.random.default_rng(0)
+    mask = jnp.asarray([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]], bool)  # the last one says nothing
+    cond = {"text": jnp.asarray(rng.standard_normal((3, 4, 6)), jnp.float32), "text_mask": mask}
+    arguments = [jnp.zeros((3, 8, 8, 3)), jnp.zeros(3), cond]
+    params = init(network, KEY, *arguments)
+    params = stirred(params)
+    y = run(network, params, cond)
+    masked = {**cond, "text": jnp.where(cond["text_mask"][..., None], cond["text"], jnp.nan)}
+    np.testing.assert_allclose(run(network, params, masked), y, rtol=1e-5)
+    assert np.isfinite(y).all() and np.abs(y[0] - y[1]).max() > 1e-3
+    tokens = {"text": jnp.ones((3, 4), jnp.int32)}
+    with pytest.raises(ValueError, match="text: int32 is not allowed, expected embeddings"):
+        jax.eval_shape(network.init, KEY, *arguments[:2], tokens)
+
+
+def test_a_token_out_of_range_gives_nan_in_its_row_alone():
+    network = reading(TextTransformer(9, width=8, layers=1, head_dim=4))
+    x, c = jnp.zeros((3, 8, 8, 3)), jnp.zeros(3)
+    text = jnp.asarray([[1, 9, 0], [1, 8, 0], [1, -1, 0]])
+    params = init(network, KEY, x, c, {"text": text})
+    y = run(network, jax.tree.map(lambda p: p + 0.1, params), {"text": text})
+    np.testing.assert_array_equal(np.isnan(y).any((1, 2, 3)), [True, False, True])
+
+
+def test_an_image_or_a_vector_that_is_not_there_may_be_anything():
+    network = UNet(channels=8, multipliers=(1,), blocks=1, attention=(), groups=4, vectors=("clip",), image=True)
+    rng = np.random.default_rng(0)
+    image, clip = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((2, 4, 4, 1), (2, 5)))
+    given = jnp.asarray([True, False])
+    cond = {"image": image, "image_mask": given, "clip": clip, "clip_mask": given}
+    x, c = jnp.asarray(rng.standard_normal((2, 8, 8, 3)), jnp.float32), jnp.zeros(2)
+    params = init(network, KEY, x, c, cond)
+    params = stirred(params)
+    apply = jax.jit(network.apply, compiler_options=QUICKLY)
+    y = np.asarray(apply({"params": params}, x, c, cond))
+    for name in ("image", "clip"):
+        other = {**cond, name: cond[name].at[1].set(jnp.nan)}
+        np.testing.assert_allclose(apply({"params": params}, x, c, other), y, rtol=1e-5)
+        other = {**cond, name: cond[name].at[0].add(1.0)}
+        assert np.abs(apply({"params": params}, x, c, other)[0] - y[0]).max() > 1e-3
+    whole = {"image": image, "clip": clip}  # without masks all are there
+    np.testing.assert_allclose(apply({"params": params}, x, c, whole)[0], y[0], rtol=1e-4, atol=1e-5)
+
+
+# The command line
+
+
+SHAPES = f"--config={ROOT}/experiments/shapes_text.py:quick"
+SMALL = [
+    f"--config.{option}"
+    for option in (
+        "network.channels=8 network.multipliers=(1,) network.attention=() network.cross_attention=(16,) "
+        "network.groups=4 network.head_dim=4 train.steps=2 optimizer.decay_steps=0 optimizer.warmup=0 "
+        "train.batch_size=8 train.checkpoint_every=2 train.sample_every=0 sample.n=4 sample.grid.n=2 data.examples=64 "
+        "eval.after_training=False"
+    ).split()
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, programs):  # noqa: F811
+    folder = tmp_path_factory.mktemp("text") / "run"
+    outcome = launch(SHAPES, f"--workdir={folder}", *SMALL)
+    assert outcome.code == 0, outcome.err
+    return folder
+
+
+def arrays(picture):
+    with np.load(picture.with_suffix(".npz")) as found:
+        return dict(found)
+
+
+def test_a_prompt_becomes_a_picture_that_tells_how(trained, tmp_path):
+    out, film = tmp_path / "new" / "grid.png", tmp_path / "film.webp"
+    asked = ("--prompt=a red circle", "--prompt=two blue squares", "--n=5", "--seed=3", "--guidance=4", "--steps=3")
+    command = ("--mode=sample", f"--workdir={trained}", *asked, "--sampler=heun", f"--out={out}")
+    outcome = launch(*command, f"--animation={film}")
+    assert outcome.code == 0, outcome.err
+    with Image.open(out) as picture:
+        text = picture.text
+    assert text["prompts"].splitlines()[:3] == ["a red circle", "two blue squares", "a red circle"]
+    assert '"seed": 3' in text["diffax"] and '"scale": 4.0' in text["diffax"] and "heun" in text["diffax"]
+    found = arrays(out)
+    assert found["x0"].shape == (5, 16, 16, 3) and found["caption"][1] == "two blue squares"
+    with Image.open(film) as frames:
+        assert 2 <= frames.n_frames <= 4  # equal ones are joined
+    again = launch(*command[:-1], f"--out={tmp_path / 'again.png'}")
+    assert again.code == 0
+    np.testing.assert_array_equal(arrays(tmp_path / "again.png")["x0"], found["x0"])
+
+
+def test_neither_prompts_nor_negative_prompts_compile_anew(trained):
+    experiment, state = modes.restored(complete(workdir.read_config(trained)), trained)
+    draw, options = sampling.generator(experiment), experiment.config["sample"]
+
+    def drawn(prompt, negative=""):
+        options.update(prompts=(prompt,), negative_prompt=negative)
+        cond = wanted.conditions(experiment, 2)
+        return draw(stirred(state.params), 0, cond, 2, 2, {**options["guidance"], "scale": 3.0})
+
+    first, again = [], []
+    compiled(lambda: first.append(drawn("a red circle")))
+    assert not compiled(lambda: again.extend([drawn("two blue squares"), drawn("a red circle", "a blue circle")]))
+    assert all(np.abs(x - first[0]).max() > 1e-4 for x in again)
+
+
+def test_a_file_of_prompts_with_an_empty_line(trained, tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("a red circle\n\n你好, 世界\n", encoding="utf-8")
+    out = tmp_path / "out.png"
+    outcome = launch("--mode=sample", f"--workdir={trained}", f"--prompts={file}", "--n=3", f"--out={out}")
+    assert outcome.code == 0, outcome.err
+    assert arrays(out)["caption"].tolist() == ["a red circle", "", "<unknown>, <unknown>"]
+
+
+@pytest.mark.parametrize("prompt", ["red " * 250_000, "\x00\x1b[2J", "שלום", ""])
+def test_no_prompt_is_a_traceback(trained, tmp_path, prompt):
+    out = tmp_path / "out.png"
+    outcome = launch("--mode=sample", f"--workdir={trained}", f"--prompt={prompt}", "--n=1", f"--out={out}")
+    assert outcome.code == 0, outcome.err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--prompts=@"], "--prompts: cannot read"),
+        (["--prompts=/no/such/file"], "--prompts: cannot read /no/such/file (No such file or directory)"),
+        (["--prompts=@/binary"], "(it is no UTF-8); give a text file"),
+        (["--prompts=@/empty"], "is empty; write one prompt a line"),
+        (["--class=3"], "sample.labels: (3,) given, but the network has no classes"),
+        (["--out=picture.jpg"], "--out: picture.jpg is not allowed, expected a file that ends in .png"),
+        (["--out=@/folder.png"], "is a folder; name a file in it"),
+        (["--animation=film.mp4"], "expected a file that ends in .gif or .webp"),
+        (["--steps=0"], "sample.grid.n: 0 is not allowed"),
+        (["--guidance=inf"], "sample.guidance.scale: inf is not allowed"),
+        (["--n=-1"], "sample.n: -1 is not allowed"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(trained, tmp_path, options, message):
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "folder.png").mkdir()
+    outcome = launch("--mode=sample", f"--workdir={trained}", *(o.replace("@", str(tmp_path)) for o in options))
+    assert outcome.code == 2 and message in outcome.err, outcome.err
+    assert outcome.err.count("\n") == 1 and not outcome.compiled
