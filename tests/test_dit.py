@@ -432,6 +432,11 @@ def test_weight_decay_is_for_kernels_of_scanned_layers_alone():
         (small(cross_attention=True), (4, 4, 3), "cross_attention=True needs text: set text to a TextTransformer"),
         (small(long_skips=True, depth=1), (4, 4, 3), "long_skips=True needs two blocks, depth is 1"),
         (small(policy=POLICY), (4, 4, 3), "policy says what remat stores: set remat=True as well"),
+        (
+            small(policy=True, remat=True),
+            (4, 4, 3),
+            "policy=True is not allowed: expected a function of jax.checkpoint",
+        ),
         (joint(text=None), (4, 4, 3), "MMDiT needs text: set text to a TextTransformer or TextEmbeddings, or use DiT"),
         (joint(depth=0), (4, 4, 3), "depth=0 is not allowed: expected at least 1"),
     ],

@@ -93,7 +93,7 @@ class DiT(nn.Module):
           ValueError: for a size or options that do not fit, or a condition that is missing or not known.
         """
         check_tokens(self, x.shape)
-        cond = check_cond(cond, conditions(self))
+        cond = check_cond(cond, _conditions(self))
         h, angles = _enter(self, x, cond)
         text = None if self.text is None else self.text(cond["text"], cond.get("text_mask"))
         condition = _condition(self, c_noise, cond, text)
@@ -152,7 +152,7 @@ class MMDiT(nn.Module):
     ) -> Array:
         """y of each example; arguments and errors are `DiT`'s."""
         check_tokens(self, x.shape)
-        cond = check_cond(cond, conditions(self))
+        cond = check_cond(cond, _conditions(self))
         h, angles = _enter(self, x, cond)
         text = self.text(cond["text"], cond.get("text_mask"))
         condition = _condition(self, c_noise, cond, text)
@@ -165,12 +165,6 @@ class MMDiT(nn.Module):
         last = _maybe_remat(self, transformer.JointBlock)(*options, last=True, name="last")
         (h, _), _ = last(streams, jnp.asarray(self.depth - 1), *told)
         return _leave(self, h, condition, x.shape)
-
-
-def conditions(network: DiT | MMDiT) -> list[str]:
-    """The names of the conditions that a network needs."""
-    has = {"label": network.num_classes, "text": network.text is not None, "image": network.image}
-    return [*(name for name, there in has.items() if there), *network.vectors]
 
 
 def check_tokens(network: DiT | MMDiT, shape: Sequence[int]) -> None:
@@ -201,6 +195,13 @@ def check_tokens(network: DiT | MMDiT, shape: Sequence[int]) -> None:
         raise ValueError(f"long_skips=True needs two blocks, depth is {network.depth}: set depth to 2 or more")
     if network.policy is not None and not network.remat:
         raise ValueError("policy says what remat stores: set remat=True as well")
+    if network.policy is not None and not callable(network.policy):
+        raise ValueError(f"policy={network.policy!r} is not allowed: expected a function of jax.checkpoint_policies")
+
+
+def _conditions(network: DiT | MMDiT) -> list[str]:
+    has = {"label": network.num_classes, "text": network.text is not None, "image": network.image}
+    return [*(name for name, there in has.items() if there), *network.vectors]
 
 
 def _enter(network, x, cond):

@@ -158,8 +158,8 @@ class Block(nn.Module):
           layer: this block's number, which tells its dropout from the other blocks'.
           skip: tokens of an earlier block, joined to h by a linear map (arXiv:2209.12152, Sec. 3.1).
           condition: [b, features], the same for all blocks.
-          text: for cross-attention, which sits between attention and perceptron and is zero at the start, without a
-            norm of its own (arXiv:2310.00426, Sec. 2.3).
+          text: for cross-attention, at least one token of each. It sits between attention and perceptron and is zero at
+            the start, without a norm of its own (arXiv:2310.00426, Sec. 2.3).
         """
         width = h.shape[-1]
         drop = _dropout(self, dropout_keys, layer)
