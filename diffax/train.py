@@ -169,11 +169,16 @@ def schedule(peak: float, warmup: int = 0, decay_steps: int = 0) -> optax.Schedu
 
 
 def decayed(params: Params) -> Params:
-    """Which parameters weight decay is for, True or False each: those with two axes or more.
+    """Which parameters weight decay is for, True or False each: those with two axes or more, not named bias or scale.
 
     Biases, scales of norms, random frequencies and the numbers of a learned process are left as the loss wants them.
+    The names are for layers that are scanned: a bias of theirs is stacked to two axes.
     """
-    return jax.tree.map(lambda p: jnp.ndim(p) > 1, params)
+
+    def is_kernel(path, p):
+        return jnp.ndim(p) > 1 and not (path and getattr(path[-1], "key", None) in ("bias", "scale"))
+
+    return jax.tree.map_with_path(is_kernel, params)
 
 
 def optimizer(update: optax.GradientTransformation, clip: float = float("inf")) -> optax.GradientTransformation:

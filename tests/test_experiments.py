@@ -19,6 +19,7 @@ FEWER = "train.steps=2 train.batch_size=8 train.checkpoint_every=1 train.sample_
 FEWER += " sample.grid.n=2 eval.n=16 eval.batch_size=8"
 SMALLER = {
     "UNet": "network.channels=8 network.groups=4 network.multipliers=(1,) network.attention=() network.dropout=0",
+    "DiT": "network.width=16 network.depth=1 network.heads=2",
     "MLP": "network.features=16 network.blocks=1 network.dropout=0.1",
 }
 
@@ -51,11 +52,12 @@ def test_the_full_config_is_complete_and_refuses_other_modes(file):
 # the others differ from these in few numbers and names, and test_quick_mode_learns runs them
 SHORT = [
     pytest.param(ROOT / "experiments" / "digits.py", marks=pytest.mark.slow),
+    ROOT / "experiments" / "digits_dit.py",
     ROOT / "experiments" / "toy_mixture.py",
 ]
 
 
-@pytest.mark.parametrize("file", SHORT, ids=["digits", "toy_mixture"])
+@pytest.mark.parametrize("file", SHORT, ids=["digits", "digits_dit", "toy_mixture"])
 def test_quick_mode_goes_through(file, tmp_path, programs):  # noqa: F811
     folder = tmp_path / "run"
     quick = configs.complete(configs.load(f"{file}:quick"))

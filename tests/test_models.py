@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from perceptron import QUICKLY
 
-from diffax.models import MLP, TextTransformer, UNet, check_shape, conditioning, init, initializers, layers
+from diffax.models import MLP, DiT, TextTransformer, UNet, check_shape, conditioning, init, initializers, layers
 
 KEY = jax.random.key(0)
 
@@ -72,6 +72,7 @@ NETWORKS = {
         ),
         (3, 8, 8, 1),
     ),
+    "dit": (DiT(width=16, depth=2, heads=2, num_classes=3, dropout=0.3, frequencies=8), (3, 4, 4, 1)),
     "mlp": (MLP(features=16, blocks=2, num_classes=3, dropout=0.3), (3, 2)),
 }
 LONG = {"additive", "residual"}  # what they have that others have not is in other tests
@@ -284,7 +285,7 @@ def test_examples_do_not_depend_on_their_neighbors(network, shape):
         np.testing.assert_allclose(run(network, params, *others[:-1], keys=others[-1])[i], whole[i], rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["residual", "mlp"])
+@pytest.mark.parametrize("name", ["residual", "dit", "mlp"])
 def test_an_example_alone_is_as_in_a_batch(name):
     network, shape = NETWORKS[name]
     params, args = scrambled(network, shape), inputs(network, shape)
@@ -383,7 +384,7 @@ def test_check_shape_accepts_what_the_network_takes():
 # Precision and memory
 
 
-@pytest.mark.parametrize("name", ["adaptive", "residual", "ncsnpp", "mlp"])
+@pytest.mark.parametrize("name", ["adaptive", "residual", "ncsnpp", "dit", "mlp"])
 def test_bfloat16_compute_keeps_float32_parameters_and_stays_near(name):
     network, shape = NETWORKS[name]
     half = network.clone(dtype=jnp.bfloat16)

@@ -69,8 +69,10 @@ def find(kind: str, name: str, where: str) -> Callable:
 
 def choices(kind: str) -> dict[str, Callable]:
     """All functions or classes of a kind, by name."""
-    module, belongs, _ = _KINDS[kind]
-    found = vars(importlib.import_module(module))
+    place, belongs, _ = _KINDS[kind]
+    module, _, namespace = place.partition(":")
+    found = importlib.import_module(module)
+    found = vars(getattr(found, namespace) if namespace else found)
     return {name: value for name, value in found.items() if not name.startswith("_") and belongs(value)}
 
 
@@ -153,11 +155,16 @@ def _is_optimizer(value):
     )
 
 
+def _is_policy(value):
+    # (primitive, *args, **params) -> bool, not what makes such a function
+    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(value).parameters.values())
+
+
 def _is_coefficient(value):
     return inspect.isfunction(value) and list(inspect.signature(value).parameters) == ["process", "t"]
 
 
-# kind -> the module to look in, what of it belongs, and the parameters that are not the config's to set
+# kind -> the module to look in, or a namespace of one, what of it belongs, and the parameters not the config's to set
 _KINDS = {
     "data": ("diffax.data", _returns("diffax.data", "Dataset"), ()),
     "process": ("diffax.process", _is_process, ()),
@@ -166,6 +173,7 @@ _KINDS = {
     "coefficient": ("diffax.prediction", _is_coefficient, ()),
     "network": ("diffax.models", _is_network, ("num_classes", "out_channels", "out_features")),
     "reader": ("diffax.models", _is_reader, ("vocabulary",)),
+    "policy": ("jax:checkpoint_policies", _is_policy, ()),
     "tokenizer": ("diffax.data", _returns("diffax.data", "Tokenizer"), ()),
     "time": ("diffax.losses", _returns("diffax.losses", "TimeSampler"), ()),
     "objective": (
@@ -191,5 +199,6 @@ NESTED = {
     "c_in": "coefficient",
     "c_noise": "coefficient",
     "text": "reader",
+    "policy": "policy",
     "tokenizer": "tokenizer",
 }

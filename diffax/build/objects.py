@@ -79,7 +79,7 @@ def learns_variance(objective: Callable) -> bool:
 
 def _network(spec, dataset, nulls, learns):
     """The Flax module of a spec, checked against the shape of the data before anything is traced."""
-    from diffax.models import MLP, UNet, check_shape
+    from diffax.models import MLP, DiT, MMDiT, UNet, check_shape, check_tokens
 
     shape = dataset.shape
     out = shape[-1] * (2 if learns else 1)
@@ -89,11 +89,12 @@ def _network(spec, dataset, nulls, learns):
     network = make("network", spec, "network", **given)
     if isinstance(network, MLP) and len(shape) != 1:
         raise ValueError(f"network: MLP takes vectors [features], the data has shape {shape}")
-    if isinstance(network, UNet):
+    if isinstance(network, UNet | DiT | MMDiT):
         if len(shape) != 3:
-            raise ValueError(f"network: UNet takes images [height, width, channels], the data has shape {shape}")
+            name = type(network).__name__
+            raise ValueError(f"network: {name} takes images [height, width, channels], the data has shape {shape}")
         try:
-            check_shape(network, shape)
+            (check_shape if isinstance(network, UNet) else check_tokens)(network, shape)
         except ValueError as error:
             raise ValueError(f"network: {error}") from None
     return network

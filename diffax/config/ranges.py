@@ -11,7 +11,7 @@ _INFINITE = ("sigma_hi", "s_max", "clip")
 _SIGNED = ("mean", "bias", "labels", "gamma_min", "gamma_max")
 _AT_LEAST_1 = (
     *"n reference steps order probes batch_size accumulate log_every keep max_nonfinite tokens max_steps".split(),
-    *"channels features multipliers blocks groups".split(),
+    *"channels features multipliers blocks groups patch depth heads frequencies".split(),
 )
 _POSITIVE = (
     *"learning_rate clip lo hi rho sigma_data tolerance sigma_min sigma_max beta_max std gamma shift".split(),

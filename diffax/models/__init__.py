@@ -1,9 +1,21 @@
 """Networks in Flax Linen. The rest of the library takes any function `(x_in, c_noise) -> y`."""
 
 from diffax.models.classifier import Classifier
+from diffax.models.dit import DiT, MMDiT, check_tokens
 from diffax.models.initializers import init
 from diffax.models.mlp import MLP
 from diffax.models.text import TextEmbeddings, TextTransformer
 from diffax.models.unet import UNet, check_shape
 
-__all__ = ["MLP", "Classifier", "TextEmbeddings", "TextTransformer", "UNet", "check_shape", "init"]
+__all__ = [
+    "MLP",
+    "Classifier",
+    "DiT",
+    "MMDiT",
+    "TextEmbeddings",
+    "TextTransformer",
+    "UNet",
+    "check_shape",
+    "check_tokens",
+    "init",
+]

@@ -39,20 +39,74 @@ def init(module: nn.Module, key: jax.Array, *specs) -> dict:
         closed, shapes = jax.make_jaxpr(lambda *args: module.init(*args)["params"], return_shape=True)(key, *specs)
     except jax.errors.JAXTypeError:
         return module.lazy_init(key, *specs)["params"]
-    needed = {v for v in closed.jaxpr.outvars if not isinstance(v, core.Literal)}
-    kept = []
-    for equation in reversed(closed.jaxpr.eqns):
-        if needed.intersection(equation.outvars):
-            kept.append(equation)
-            needed.update(v for v in equation.invars if not isinstance(v, core.Literal))
     inputs = [_nothing(s) for s in jax.tree.leaves(specs)]
-    pruned = closed.replace(jaxpr=closed.jaxpr.replace(eqns=kept[::-1]))
-    values = core.jaxpr_as_fun(pruned)(key, *inputs)
-    marked = (not isinstance(v, jax.core.Tracer) and bool(jnp.isnan(v).any()) for v in values)
-    if needed.intersection(closed.jaxpr.invars[1:]) and any(marked):
+    values = _evaluate(closed.jaxpr, closed.consts, [key, *inputs], closed.jaxpr.outvars)
+    told = _needed(closed.jaxpr, closed.jaxpr.outvars)[1].intersection(closed.jaxpr.invars[1:])
+    if told and any(not isinstance(v, jax.core.Tracer) and bool(jnp.isnan(v).any()) for v in values):
         name = type(module).__name__
         raise ValueError(f"parameters of {name} depend on its inputs, which are not there yet: use its own init")
     return jax.tree.unflatten(jax.tree.structure(shapes), values)
+
+
+def _evaluate(jaxpr, consts, args, results):
+    """Some results of a jaxpr, equation by equation, without those that they do not depend on."""
+    values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args]))
+    equations, needed = _needed(jaxpr, results)
+
+    def read(v):
+        return v.val if isinstance(v, core.Literal) else values.get(v)
+
+    for equation in equations:
+        inputs = [read(v) for v in equation.invars]
+        stacked = _stacked(equation, needed)
+        if stacked:
+            outputs = zip(stacked, _each_layer(equation, inputs, list(stacked.values())))
+        else:
+            out = equation.primitive.bind(*inputs, **equation.primitive.get_bind_params(equation.params))
+            outputs = zip(equation.outvars, out if equation.primitive.multiple_results else [out])
+        values.update(outputs)
+    return [read(v) for v in results]
+
+
+def _needed(jaxpr, results):
+    """(the equations that the results depend on, in order; all variables that these read)."""
+    needed, kept = _variables(results), []
+    for equation in reversed(jaxpr.eqns):
+        if needed.intersection(equation.outvars):
+            kept.append(equation)
+            reads, stacked = equation.invars, _stacked(equation, needed)
+            if stacked:
+                body = equation.params["jaxpr"].jaxpr
+                inner = _needed(body, list(stacked.values()))[1]
+                reads = [outer for outer, v in zip(equation.invars, body.invars) if v in inner]
+            needed |= _variables(reads)
+    return kept[::-1], needed
+
+
+def _stacked(equation, needed):
+    """{needed result of a scan: that of its body}, as of `nn.scan`'s parameters; {} if what is carried reaches them."""
+    if equation.primitive.name != "scan":
+        return {}
+    body, options = equation.params["jaxpr"].jaxpr, equation.params
+    results = {outer: v for outer, v in zip(equation.outvars, body.outvars) if outer in needed}
+    carried = body.invars[options["num_consts"] :][: options["num_carry"]]
+    if needed.intersection(equation.outvars[: options["num_carry"]]):
+        return {}
+    return {} if _needed(body, list(results.values()))[1].intersection(carried) else results
+
+
+def _each_layer(equation, inputs, results):
+    """Results of a scan's body for every layer, stacked; nothing is carried."""
+    body, shared = equation.params["jaxpr"], equation.params["num_consts"] + equation.params["num_carry"]
+
+    def layer(xs):
+        return _evaluate(body.jaxpr, body.consts, [*inputs[:shared], *xs], results)
+
+    return jax.vmap(layer, axis_size=equation.params["length"])(inputs[shared:])
+
+
+def _variables(atoms):
+    return {v for v in atoms if not isinstance(v, core.Literal)}
 
 
 def _nothing(s):
@@ -98,22 +152,29 @@ def constant(value: float) -> Initializer:
 
 
 def _draw(key_data, *, draw: Draw, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    seed = np.random.SeedSequence(np.asarray(key_data).tolist())
-    return draw(np.random.Generator(np.random.Philox(seed)), shape).astype(dtype)
+    keys = np.asarray(key_data)
+    values = np.empty((*keys.shape[:-1], *shape), dtype)
+    for place in np.ndindex(keys.shape[:-1]):
+        seed = np.random.SeedSequence(keys[place].tolist())
+        values[place] = draw(np.random.Generator(np.random.Philox(seed)), shape)
+    return values
 
 
 def _callback(key_data, **static) -> jax.Array:
-    result = jax.ShapeDtypeStruct(static["shape"], static["dtype"])
-    return jax.pure_callback(functools.partial(_draw, **static), result, key_data, vmap_method="sequential")
+    result = jax.ShapeDtypeStruct((*key_data.shape[:-1], *static["shape"]), static["dtype"])
+    return jax.pure_callback(functools.partial(_draw, **static), result, key_data)
 
 
 # A primitive, because `jax.pure_callback` compiles a program even where the key is known. Evaluated, this one only
-# calls NumPy; in a compiled program (a jitted `init`, `nn.scan`) it is the callback, with the same values.
+# calls NumPy; in a compiled program (a jitted `init`, `nn.scan`) it is the callback, with the same values. Of several
+# keys [..., words] it draws [..., *shape].
 _draw_p = core.Primitive("draw_on_host")
 _draw_p.def_impl(lambda key_data, **static: jax.device_put(_draw(key_data, **static)))
-_draw_p.def_abstract_eval(lambda key_data, *, draw, shape, dtype: jax.core.ShapedArray(shape, dtype))
+_draw_p.def_abstract_eval(
+    lambda key_data, *, draw, shape, dtype: jax.core.ShapedArray((*key_data.shape[:-1], *shape), dtype)
+)
 mlir.register_lowering(_draw_p, mlir.lower_fun(_callback, multiple_results=False))
 batching.primitive_batchers[_draw_p] = lambda args, axes, **static: (
-    jax.vmap(functools.partial(_callback, **static), in_axes=axes)(*args),
+    _draw_p.bind(jnp.moveaxis(args[0], axes[0], 0), **static),
     0,
 )
