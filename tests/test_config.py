@@ -173,7 +173,7 @@ def test_a_new_name_starts_from_the_defaults_of_its_function():
         (
             "eval.metrics",
             "fid",
-            "eval.metrics: 'fid' is unknown; one of caption_agreement, classifier_agreement, pixel_frechet",
+            "eval.metrics: 'fid' is unknown; one of caption_agreement, classifier_agreement, pixel_diversity, pixel_",
         ),
         ("data.name", "nowhere.of:it", "data.name: cannot import 'nowhere.of:it': No module named 'nowhere'"),
         ("data.name", "math:nothing", "data.name: cannot import 'math:nothing': module 'math' has no attribute"),

@@ -197,3 +197,21 @@ def test_frechet_of_one_rank_less():
         assert frechet_from_statistics((np.zeros(6), cov), (np.zeros(6), 4 * cov)) == pytest.approx(
             np.trace(cov), rel=1e-12
         )
+
+
+def test_pixel_diversity_is_the_distance_of_two_samples_of_a_condition():
+    from diffax.metrics import pixel_diversity
+
+    rng = np.random.default_rng(0)
+    captions = np.array(["a", "b", "a", "b", "b", "once"])
+    x = rng.standard_normal((6, 2, 2, 1))
+    squares = []
+    for name in "ab":
+        group = x[captions == name].reshape((captions == name).sum(), -1)
+        pairs = [((p - q) ** 2).mean() for i, p in enumerate(group) for q in group[:i]]
+        squares.append(np.mean(pairs))
+    found = pixel_diversity({}, {"x0": x, "caption": captions}, 0)["pixel_diversity"]
+    assert found == pytest.approx(np.sqrt(np.mean(squares)), rel=1e-12)
+    assert pixel_diversity({}, {"x0": np.ones((4, 3)), "label": np.zeros(4, int)}, 0)["pixel_diversity"] == 0.0
+    with pytest.raises(ValueError, match="set eval.each"):
+        pixel_diversity({}, {"x0": x, "label": np.arange(6)}, 0)

@@ -10,7 +10,7 @@ from diffax.averages import WIDEST
 _INFINITE = ("sigma_hi", "s_max", "clip")
 _SIGNED = ("mean", "bias", "labels", "gamma_min", "gamma_max")
 _AT_LEAST_1 = (
-    *"n reference steps order probes batch_size accumulate log_every keep max_nonfinite tokens max_steps".split(),
+    *"n reference each steps order probes batch_size accumulate log_every keep max_nonfinite tokens max_steps".split(),
     *"channels features multipliers blocks groups patch depth heads frequencies".split(),
 )
 _POSITIVE = (

@@ -101,14 +101,17 @@ class Likelihood(NamedTuple):
 
 class Evaluation(NamedTuple):
     """What is measured of `n` samples, and whether training ends with it. They are of the conditions of the data set's
-    split `conditions`, in its order, such as captions that training has not seen; "": of those of `sample`. Metrics
-    compare them with the first `reference` examples of the data."""
+    split `conditions`, in its order, such as captions that training has not seen, so many samples of `each`; "": of
+    those of `sample`. Metrics compare them with the first `reference` examples of the data. With `scales` there is an
+    evaluation for each of these scales of guidance."""
 
     n: int = 1000
     batch_size: int = 250
     seed: int = 1
     metrics: tuple[str, ...] = ("pixel_frechet",)
     conditions: str = ""
+    each: int = 1
+    scales: tuple[float, ...] = ()
     reference: int = 50_000
     after_training: bool = True
 

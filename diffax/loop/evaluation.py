@@ -49,6 +49,8 @@ def evaluate(experiment: build.Experiment, state: TrainState, folder: Path, draw
         scores |= build.find("metric", name, "eval.metrics")(reference, generated, options["seed"])
     if options["likelihood"]["examples"]:
         scores |= likelihoods.scores(experiment, sampling.chosen_params(state, config))
+    asked = {name: options[name] for name in ("conditions", "each")}
+    asked = asked if options["conditions"] else {"labels": config["sample"]["labels"]}
     result = card(
         step=step,
         scores=scores,
@@ -67,7 +69,7 @@ def evaluate(experiment: build.Experiment, state: TrainState, folder: Path, draw
             "learned_variance": sampling.takes_learned_variance(experiment),
         },
         seed=options["seed"],
-        **({"conditions": options["conditions"]} if options["conditions"] else {"labels": config["sample"]["labels"]}),
+        **asked,
         **({"likelihood": options["likelihood"]} if options["likelihood"]["examples"] else {}),
     )
     print("  ".join(f"{name} {value:.4f}" for name, value in scores.items()), f"({options['n']} samples)", flush=True)

@@ -82,9 +82,15 @@ def _check_file(flag, file, suffixes):
 
 
 def evaluate(config: Mapping, folder: str | os.PathLike) -> dict:
-    """Scores samples of the newest checkpoint of `folder`, as after training; writes the card and the report."""
+    """Scores samples of the newest checkpoint of `folder`, as after training; writes the card and the report.
+
+    With `eval.scales` there is a card for each; the report draws the scores against the scale. Returns the last.
+    """
     experiment, state = restored(config, folder)
-    card = evaluation.evaluate(experiment, state, Path(folder), sampling.generator(experiment))
+    draw, options = sampling.generator(experiment), experiment.config["sample"]
+    for scale in experiment.config["eval"]["scales"] or (options["guidance"]["scale"],):
+        options["guidance"] = {**options["guidance"], "scale": scale}
+        card = evaluation.evaluate(experiment, state, Path(folder), draw)
     pictures.write_report(experiment, state, Path(folder))
     return card
 

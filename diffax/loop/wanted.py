@@ -42,9 +42,10 @@ def evaluated(experiment: Experiment, n: int) -> dict[str, np.ndarray]:
     if not split or not experiment.nulls:
         return conditions(experiment, n)
     held_out = make("data", {**config, "split": split}, "eval.conditions")
-    if len(held_out.source) < n:
+    index = np.arange(n) // experiment.config["eval"]["each"]
+    if len(held_out.source) <= index[-1]:
         raise ValueError(f"eval.n: {n} is not allowed, {split!r} has {len(held_out.source)} examples; give fewer")
-    examples = data.examples(held_out, np.arange(n))
+    examples = data.examples(held_out, index)
     return {name: examples[name] for name in experiment.nulls}
 
 

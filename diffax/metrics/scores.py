@@ -16,6 +16,24 @@ def pixel_frechet(reference: dict, generated: dict, seed: int) -> Scores:
     return {"pixel_frechet": frechet_distance(real, made), "pixel_frechet_floor": frechet_floor(real, len(made), seed)}
 
 
+def pixel_diversity(reference: dict, generated: dict, seed: int) -> Scores:
+    """The root mean square distance, a value, of two samples of one condition; 0 if they are always the same.
+
+    Raises:
+        ValueError: no two samples of one condition.
+    """
+    asked = generated.get("caption", generated.get("label"))
+    asked = np.zeros(len(generated["x0"]), int) if asked is None else asked
+    _, group, count = np.unique(asked, return_inverse=True, return_counts=True)
+    x = np.asarray(generated["x0"], np.float64).reshape(len(group), -1)
+    if not (count > 1).any():
+        raise ValueError("the metric 'pixel_diversity' needs several samples of a condition: set eval.each")
+    mean = np.stack([np.bincount(group, column) for column in x.T], axis=1) / count[:, None]
+    # of n samples, 2/(n - 1) times the squared distances from their mean is the mean of those between two of them
+    spread = np.bincount(group, ((x - mean[group]) ** 2).mean(1))[count > 1] * 2.0 / (count[count > 1] - 1)
+    return {"pixel_diversity": float(np.sqrt(spread.mean()))}
+
+
 def classifier_agreement(reference: dict, generated: dict, seed: int) -> Scores:
     """The share of samples that a support-vector classifier of the real data reads as the class asked for.
 

@@ -13,8 +13,8 @@ _BINS = 600  # more values than this are drawn as bins: smallest to largest raw 
 _SPOTS = 60  # places with a read-out
 
 
-def chart(name: str, steps: np.ndarray, values: np.ndarray) -> str:
-    """Draws one column of measurements against the step.
+def chart(name: str, steps: np.ndarray, values: np.ndarray, against: str = "step") -> str:
+    """Draws one column of measurements against the step, or something else.
 
     The line is `smoothed`; a column without noise (a learning rate) is drawn as it is. The value axis is logarithmic
     when a linear one would squeeze most positive values against its floor. Values that are not finite are marked in
@@ -24,6 +24,7 @@ def chart(name: str, steps: np.ndarray, values: np.ndarray) -> str:
       name: what is measured, any text.
       steps: [n] in any order.
       values: [n].
+      against: what `steps` are, for who cannot see the drawing.
 
     Returns:
       A ``<figure>``.
@@ -51,7 +52,8 @@ def chart(name: str, steps: np.ndarray, values: np.ndarray) -> str:
     x_ticks = [tick for tick in _ticks(left, right, 5) if tick == round(tick)]
     drawing = _rules(x_ticks, y_ticks, across, down) + _raw(across(x), down(y)) + _line(across(x), down(line))
     drawing += _bad(across(steps[~finite]))
-    label = html.escape(f"{name} against step, {len(values)} values, smoothed {_number(line[-1])} at step {x[-1]:.0f}")
+    told = f"{name} against {against}, {len(values)} values, smoothed {_number(line[-1])} at {against} {x[-1]:g}"
+    label = html.escape(told)
     return (
         f'<figure class="chart">{_caption(name, _note(finite, log), _number(line[-1]))}'
         f'<div class="plot"><div class="ylabels">{_labels(y_ticks, down, "top")}</div><div class="area">'

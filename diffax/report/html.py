@@ -187,7 +187,34 @@ def _evaluations(cards) -> str:
             lines += f"<tr><td>{step:,}</td>{cells}<td>{_line(_differences(card))}</td></tr>"
         table = f'<table class="many"><thead><tr><th>step</th>{head}<th>of</th></tr></thead>{lines}</table>'
         parts += f'<div class="card scroll"><h3>All evaluations</h3>{table}</div>'
-    return _section("Evaluation", parts)
+    return _section("Evaluation", parts + _sweep(cards))
+
+
+def _sweep(cards) -> str:
+    """Charts of the scores of the newest step against the scale of guidance, where three or more were tried."""
+
+    def rest(card):
+        guidance = {**card["sampler"]["guidance"], "scale": 0.0}
+        kept = {name: value for name, value in card.items() if name not in ("scores", "versions")}
+        return {**kept, "sampler": {**card["sampler"], "guidance": guidance}}
+
+    def scale(card):
+        return card["sampler"]["guidance"]["scale"]
+
+    try:
+        alike = [card for _, card in cards if rest(card) == rest(cards[-1][1])]
+        tried = {scale(card): card for card in alike}
+    except (KeyError, TypeError):  # a card of another make
+        return ""
+    if len(tried) < 3:
+        return ""
+    columns = {}
+    for value, card in sorted(tried.items()):
+        for name, score, _ in _scores(card):
+            columns.setdefault(name, []).append((value, score))
+    drawn = [chart(name, *np.array(points).T, against="guidance scale") for name, points in columns.items()]
+    charts = _wrap("charts", [f'<div class="card">{figure}</div>' for figure in drawn])
+    return f'<h3 style="margin-top:18px">Against the scale of guidance</h3>{charts}'
 
 
 def _differences(card):
