@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAWS, SAMPLERS, GUIDANCE = "tests/test_sampler_laws.py", "tests/test_samplers.py", "tests/test_guidance.py"
 PROCESS, PREDICTION, LOSSES = "tests/test_process.py", "tests/test_prediction.py", "tests/test_losses.py"
 TRAIN, LIKELIHOOD, GRIDS = "tests/test_train.py", "tests/test_likelihood.py", "tests/test_grids.py"
+DIT = "tests/test_dit.py"
 
 # name: (file, what stands there, what the bug puts there, the tests that are to notice it)
 BUGS = {
@@ -49,6 +50,11 @@ BUGS = {
     "min-SNR: max for min": ("losses", "jnp.minimum(", "jnp.maximum(", LOSSES),
     "likelihood: the change of volume, with the wrong sign": ("likelihood/density.py", "x.size / (1.0 + sigma**2) - captured", "captured - x.size / (1.0 + sigma**2)", LIKELIHOOD),
     "clipping: by the squared norm": ("train.py", "largest / optax.global_norm(grads))", "largest / optax.global_norm(grads) ** 2)", TRAIN),
+    "DiT: long skips in the order of the way down": ("models/dit.py", "kept[::-1]", "kept", DIT),
+    "DiT: every layer drops the same": ("models/transformer.py", "jax.random.fold_in(key, layer)", "jax.random.fold_in(key, 0)", DIT),
+    "DiT: columns and rows exchanged": ("models/transformer.py", "[column * rates, row * rates]", "[row * rates, column * rates]", DIT),
+    "MMDiT: padding is attended to": ("models/transformer.py", "bool), mask], axis=1)", "bool), jnp.ones_like(mask)], axis=1)", DIT),
+    "init: one draw for all layers": ("models/initializers.py", "keys[place].tolist()", "keys[(0,) * len(place)].tolist()", DIT),
 }  # fmt: skip
 
 

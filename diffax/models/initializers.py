@@ -23,7 +23,8 @@ Initializer = Callable[..., jax.Array]
 def init(module: nn.Module, key: jax.Array, *specs) -> dict:
     """Parameters of `module`, a plain dict: `module.init(key, *specs)["params"]` without running the network.
 
-    `module.init` is traced once and only the equations that the parameters depend on are evaluated, one by one.
+    `module.init` is traced once and only the equations that the parameters depend on are evaluated, one by one; those
+    of layers under `nn.scan` for all layers at once, without what is carried from one to the next.
     Initializers of this file then compile nothing of their own. Flax's `lazy_init` gives the same values, but
     compiles a program for every shape on the way; it is what runs for initializers that compute in NumPy from a key.
 
