@@ -26,20 +26,20 @@ def get_config(mode: str = "full") -> ConfigDict:
     )
     config.network = dict(
         name="UNet",
-        channels=48,
-        multipliers=(1, 2),
+        channels=32,
+        multipliers=(1, 2, 2),
         blocks=1,
-        attention=(8,),
-        cross_attention=(8,),
-        head_dim=48,
+        attention=(8, 4),
+        cross_attention=(8, 4),
+        head_dim=32,
         groups=8,
         adaptive=True,
         text=dict(name="TextTransformer", width=64, layers=2, head_dim=32),
     )
-    config.optimizer = dict(name="adam", learning_rate=1e-3, warmup=100, decay_steps=4500, clip=1.0)
+    config.optimizer = dict(name="adam", learning_rate=1e-3, warmup=100, decay_steps=10_000, clip=1.0)
     config.ema = dict(decays=(0.999,))
 
-    config.train = dict(steps=4500, batch_size=64, log_every=10, checkpoint_every=500, sample_every=1500)
+    config.train = dict(steps=10_000, batch_size=32, log_every=10, checkpoint_every=1000, sample_every=2500)
     config.sample = dict(
         n=48,
         batch_size=64,

@@ -213,5 +213,5 @@ def test_pixel_diversity_is_the_distance_of_two_samples_of_a_condition():
     found = pixel_diversity({}, {"x0": x, "caption": captions}, 0)["pixel_diversity"]
     assert found == pytest.approx(np.sqrt(np.mean(squares)), rel=1e-12)
     assert pixel_diversity({}, {"x0": np.ones((4, 3)), "label": np.zeros(4, int)}, 0)["pixel_diversity"] == 0.0
-    with pytest.raises(ValueError, match="set eval.each"):
+    with pytest.raises(ValueError, match=r"set eval\.each"):
         pixel_diversity({}, {"x0": x, "label": np.arange(6)}, 0)

@@ -210,18 +210,18 @@ def test_progress_bar_on_a_terminal_has_the_same_figures():
 
 def test_three_scales_of_guidance_become_curves(tmp_path):
     def card(number, scale, share, seed=1):
-        sampler = {"name": "heun", "guidance": {"scale": scale, "sigma_lo": 0.0, "sigma_hi": "inf"}}
+        sampler = {"name": "heun", "guidance": {"scale": scale, "sigma_lo": 0.0, "sigma_hi": float("inf")}}
         body = {"step": 100, "scores": {"caption_agreement": share}, "sampler": sampler, "seed": seed}
-        report.write_json(tmp_path / f"eval_00000100{'' if number == 1 else f'_{number}'}.json", body)
+        write_json(tmp_path / f"eval_00000100{'' if number == 1 else f'_{number}'}.json", body)
 
     for number, (scale, share) in enumerate([(1.0, 0.5), (2.0, 0.8)], 1):
         card(number, scale, share)
-    page = report.write_report(tmp_path).read_text()
+    page = write_report(tmp_path).read_text()
     assert "guidance scale" not in page
     card(3, 5.0, 0.4, seed=2)  # of another question
-    assert "guidance scale" not in report.write_report(tmp_path).read_text()
+    assert "guidance scale" not in write_report(tmp_path).read_text()
     card(4, 3.0, 0.9)
     card(5, 4.0, 0.7, seed=1)
-    page = report.write_report(tmp_path).read_text()
+    page = write_report(tmp_path).read_text()
     assert "Against the scale of guidance" in page
     assert "caption_agreement against guidance scale, 4 values" in page
