@@ -192,7 +192,10 @@ def test_what_cannot_be_meant_is_refused(place, text, message):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(data={}), "data.name: missing; one of digits, fake, image_folder, mixture, shapes, tfds"),
+        (
+            dict(data={}),
+            "data.name: missing; one of digits, fake, image_folder, image_text_folder, mixture, shapes, ",
+        ),
         (dict(data=dict(name=3)), "data.name: 3 is of type int, expected str"),
         (dict(data=dict(name="mixture", n=True)), "data.n: True is of type bool, expected int"),
         (dict(train=dict(parallel=None)), "train.parallel: None is not plain data; leave the field out"),

@@ -1,5 +1,6 @@
 """Data sets, and the training batches made of them. A function annotated `-> Dataset` makes a data set."""
 
+from diffax.data.captioned import image_text_folder
 from diffax.data.dataset import Dataset, Source, in_memory
 from diffax.data.folder import image_folder
 from diffax.data.pipeline import batches, examples
@@ -23,6 +24,7 @@ __all__ = [
     "examples",
     "fake",
     "image_folder",
+    "image_text_folder",
     "in_memory",
     "mixture",
     "ring",

@@ -5,6 +5,7 @@ import functools
 import os
 import pathlib
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -34,23 +35,41 @@ def image_folder(path: str | os.PathLike, size: int) -> Dataset:
       FileNotFoundError: there is no such folder.
       ValueError: size below 1; no images at all; images both beside and in sub-folders; not one good file.
     """
+    classes, found = _images(opened(path, size))
+    told = [(file, {"label": np.int32(label)} if classes else {}) for file, label in found]
+    source, report = images(path, told, size)
+    return Dataset(source, (size, size, 3), num_classes=len(classes), levels=256, report=report)
+
+
+def opened(path: str | os.PathLike, size: int) -> pathlib.Path:
+    """The folder; FileNotFoundError or ValueError if there is none, or no such size."""
     check_integers(1, size=size)
     root = pathlib.Path(path).expanduser()
     if not root.is_dir():
         raise FileNotFoundError(f"path={str(path)!r}: there is no such folder; give one that holds PNG or JPEG files")
-    classes, found = _images(root)
+    return root
+
+
+def images(path: str | os.PathLike, told: Sequence[tuple[str, Example]], size: int, lost: Sequence[str] = ()) -> tuple:
+    """(the source of the files that can be read, each with what is told of it; the report of those that cannot).
+
+    Args:
+      told: of each example, the file and its fields besides x0.
+      lost: what else was skipped, one line each, for the same warning and report.
+    """
     with concurrent.futures.ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
-        faults = list(pool.map(_fault, [file for file, _ in found]))
-    bad = [f"{file}: {fault}" for (file, _), fault in zip(found, faults) if fault]
-    if len(bad) == len(found):
-        raise ValueError(f"path={str(path)!r}: none of its {len(found)} images can be read; the first is {bad[0]}")
+        files = list(dict.fromkeys(file for file, _ in told))
+        faults = dict(zip(files, pool.map(_fault, files)))
+    bad = [*lost, *(f"{file}: {fault}" for file, fault in faults.items() if fault)]
+    good = [(file, fields) for file, fields in told if not faults[file]]
+    count = len(files) + len(lost)
+    if not good:
+        raise ValueError(f"path={str(path)!r}: none of its {count} images can be read; the first is {bad[0]}")
     if bad:
         more = f"; and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
-        warnings.warn(f"skipped {len(bad)} of {len(found)} images: {'; '.join(bad[:_NAMED])}{more}", stacklevel=2)
-    good = [entry for entry, fault in zip(found, faults) if not fault]
-    read = functools.partial(_read, files=good, size=size, labeled=bool(classes))
-    report = tuple(f"skipped {line}" for line in bad)
-    return Dataset(Source(len(good), read), (size, size, 3), num_classes=len(classes), levels=256, report=report)
+        warnings.warn(f"skipped {len(bad)} of {count} images: {'; '.join(bad[:_NAMED])}{more}", stacklevel=3)
+    source = Source(len(good), functools.partial(_read, files=good, size=size))
+    return source, tuple(f"skipped {line}" for line in bad)
 
 
 def square(image: Any, size: int) -> np.ndarray:
@@ -70,7 +89,7 @@ def _images(root: pathlib.Path) -> tuple[list[str], list[tuple[str, int]]]:
     """Class names, and (file, label) of every image; a flat folder has no names and labels 0."""
     entries = sorted((entry for entry in root.iterdir() if not _hidden(entry.name)), key=lambda entry: entry.name)
     flat = [str(entry) for entry in entries if _is_image(entry.name) and entry.is_file()]
-    below = {entry.name: _files(entry) for entry in entries if entry.is_dir()}
+    below = {entry.name: files_below(entry) for entry in entries if entry.is_dir()}
     below = {name: files for name, files in below.items() if files}
     if flat and below:
         raise ValueError(
@@ -84,7 +103,8 @@ def _images(root: pathlib.Path) -> tuple[list[str], list[tuple[str, int]]]:
     return list(below), [(file, label) for label, files in enumerate(below.values()) for file in files]
 
 
-def _files(folder: pathlib.Path) -> list[str]:
+def files_below(folder: pathlib.Path) -> list[str]:
+    """The image files of a folder and of those in it, sorted, hidden ones left out."""
     files = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not _hidden(name)]
@@ -120,12 +140,12 @@ def _fault(file: str) -> str | None:
     return None
 
 
-def _read(index: int, files: list[tuple[str, int]], size: int, labeled: bool) -> Example:
+def _read(index: int, files: list[tuple[str, Example]], size: int) -> Example:
     from PIL import Image
 
     reason = ""
     for i in range(index, index + _STAND_INS):
-        file, label = files[i % len(files)]
+        file, fields = files[i % len(files)]
         try:
             with Image.open(file) as image:
                 x0 = square(image, size)
@@ -133,7 +153,7 @@ def _read(index: int, files: list[tuple[str, int]], size: int, labeled: bool) ->
             reason = f"{file}: {_one_line(error)}"
             warnings.warn(f"{reason}; the next image stands in for it", stacklevel=2)
             continue
-        return dict(x0=x0, label=np.int32(label)) if labeled else dict(x0=x0)
+        return dict(x0=x0, **fields)
     raise ValueError(f"{_STAND_INS} images in a row cannot be read, the last is {reason}; is the folder still there?")
 
 
