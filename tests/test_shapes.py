@@ -252,3 +252,10 @@ def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message) as error:
         data.shapes(**options)
     assert "\n" not in str(error.value)
+
+
+def test_shuffled_captions_are_those_of_the_next_picture():
+    right, wrong = data.shapes(examples=8), data.shapes(examples=8, shuffled=True)
+    for i in range(7):
+        np.testing.assert_array_equal(wrong.source[i]["x0"], right.source[i]["x0"])
+        np.testing.assert_array_equal(wrong.source[i]["text"], right.source[i + 1]["text"])

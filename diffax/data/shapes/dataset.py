@@ -40,6 +40,7 @@ def shapes(
     examples: int = 50_000,
     tokenizer: Tokenizer | None = None,
     held_out: Sequence[str] = HELD_OUT,
+    shuffled: bool = False,
 ) -> Dataset:
     """Drawn scenes of colored shapes with captions: x0 uint8 [size, size, 3], text int32 [length].
 
@@ -58,6 +59,7 @@ def shapes(
       examples: the length of the data set; a longer one continues it.
       tokenizer: of the captions; None = `by_words` of the grammar's words, which every caption fits into.
       held_out: the pairs "color shape" of the split novel; () to train on all.
+      shuffled: each picture has the caption of the next: a control, from which nothing can be learned of the text.
 
     Raises:
       ValueError: unknown split or pair, a number out of range, the split novel without pairs.
@@ -70,8 +72,8 @@ def shapes(
     facts = dict(split=split, objects=objects, held_out=held_out)
     source = Source(
         examples,
-        read=functools.partial(_read, size=size, tokenizer=tokenizer, **facts),
-        take=functools.partial(_take, size=size, tokenizer=tokenizer, **facts),
+        read=functools.partial(_read, size=size, tokenizer=tokenizer, shuffled=shuffled, **facts),
+        take=functools.partial(_take, size=size, tokenizer=tokenizer, shuffled=shuffled, **facts),
     )
     prompts = tuple(prompt for prompt in PROMPTS if parse(prompt).count in objects)
     if split == "novel":
@@ -94,8 +96,10 @@ def _read(index: int, size: int, tokenizer: Tokenizer, **facts) -> Example:
     return {name: column[0] for name, column in _take(np.array([index]), size, tokenizer, **facts).items()}
 
 
-def _take(indices: np.ndarray, size: int, tokenizer: Tokenizer, **facts) -> Example:
+def _take(indices: np.ndarray, size: int, tokenizer: Tokenizer, shuffled: bool, **facts) -> Example:
     scenes, captions = zip(*(captioned(int(index), **facts) for index in indices))
+    if shuffled:
+        captions = [captioned(int(index) + 1, **facts)[1] for index in indices]
     return dict(x0=draw(scenes, size), text=np.stack([encode(tokenizer, caption) for caption in captions]))
 
 
