@@ -257,8 +257,7 @@ def normalize_weights(params: Params) -> Params:
 
     if not any(is_weight(path) for path, _ in jax.tree.leaves_with_path(params)):
         raise ValueError(
-            "optimizer.unit_weights: True normalizes parameters named weight, and this network has none: use UNetEDM2, "
-            "or set it to False"
+            "no parameter is named weight, as those that a network normalizes are: use UNetEDM2, or leave this out"
         )
     return jax.tree.map_with_path(normalized, params)
 

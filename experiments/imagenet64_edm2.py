@@ -1,13 +1,15 @@
 """EDM2-S on ImageNet at 64 x 64, class by class, with the paper's settings of config G but for the loss's weighting.
 
-Paper:    arXiv:2312.02696, Sec. 2 and 3, App. B: 280.2M parameters, FID 1.58 with 63 network calls, 1074M images.
+Paper:    arXiv:2312.02696, Sec. 2 and 3, App. B: 280.2M parameters, FID 1.58 with 63 network calls, 1074M images
+          (not run).
 Prepare:  the command prints how, the first time.
 Command:  python -m diffax.main --config=experiments/imagenet64_edm2.py --workdir=runs/imagenet64_edm2
 Hardware: a cluster: batches of 2048, 524k steps; wall time unknown (not run). `--config.network.dtype=bfloat16` saves
           time, `--config.network.remat=True` and `--config.train.accumulate` memory.
 Reached:  not run. The launcher trains one network, so the weight is EDM's alone: the paper divides by a second, small
           network's estimate of the loss at each level besides (`diffax.losses.uncertainty`, in a loop of your own).
-          After training, `--mode=eval --config.sample.width=0.075` and others find the best average.
+          After training, `--mode=eval --config.sample.width=0.075` and other widths find the best average, from 128
+          snapshots of two averages, 1.1 GB each.
 """
 
 from cifar10_ddpm import full, quick
