@@ -155,12 +155,23 @@ def example_keys(key: Array, step: int | Array, first: int | Array, count: int) 
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(count))
 
 
-def schedule(peak: float, warmup: int = 0, decay_steps: int = 0) -> optax.Schedule:
-    """A learning rate that rises linearly to `peak` over `warmup` steps, then stays, or falls to 0 along a cosine.
+def schedule(peak: float, warmup: int = 0, decay_steps: int = 0, decay_after: int = 0) -> optax.Schedule:
+    """A learning rate that rises linearly to `peak` over `warmup` steps, then stays, or falls in one of two ways.
 
     Args:
-        decay_steps: the step at which the cosine reaches 0, warm-up included; 0 for a constant rate.
+        decay_steps: the step at which a cosine reaches 0, warm-up included; 0 for none.
+        decay_after: the step t0 after which it falls as √(t0/step), warm-up included; 0 for never.
+            arXiv:2312.02696, Eq. 67.
     """
+    if decay_steps and decay_after:
+        raise ValueError(f"decay_steps={decay_steps} and decay_after={decay_after}: a rate falls in one way; give one")
+    if decay_after:
+
+        def rate(step):
+            rise = jnp.minimum(step / warmup, 1.0) if warmup else 1.0
+            return peak * rise * jax.lax.rsqrt(jnp.maximum(step / decay_after, 1.0))
+
+        return rate
     if decay_steps:
         return optax.warmup_cosine_decay_schedule(0.0 if warmup else peak, peak, warmup, decay_steps)
     if warmup:
@@ -205,6 +216,50 @@ class SkipState(NamedTuple):
     in_a_row: Array
     total: Array
     inner: Any
+
+
+def unit_weights(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`tx`, after whose every update `normalize_weights` holds: forced weight normalization, arXiv:2312.02696, Eq. 66.
+
+    Networks that normalize their weights in each pass see the directions alone, and the gradients are orthogonal to
+    the weights: without it these grow, and the same learning rate turns them less and less.
+    """
+
+    def init(params):
+        normalize_weights(params)  # refuses parameters that have none
+        return tx.init(params)
+
+    def update(grads, state, params=None):
+        updates, state = tx.update(grads, state, params)
+        after = normalize_weights(optax.apply_updates(params, updates))
+        return jax.tree.map(lambda a, p: a - p, after, params), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def normalize_weights(params: Params) -> Params:
+    """`params` with all arrays named `weight` at a root mean square of 1 for each of their outputs, the last axis.
+
+    The layers of `diffax.models.magnitude` are of such weights and compute the same with them.
+
+    Raises:
+        ValueError: there is no array of this name.
+    """
+
+    def is_weight(path):
+        return bool(path) and getattr(path[-1], "key", None) == "weight"
+
+    def normalized(path, p):
+        if not is_weight(path):
+            return p
+        square = jnp.mean(jnp.square(p), tuple(range(p.ndim - 1)), keepdims=True)
+        return p * jax.lax.rsqrt(jnp.maximum(square, jnp.finfo(p.dtype).tiny))
+
+    if not any(is_weight(path) for path, _ in jax.tree.leaves_with_path(params)):
+        raise ValueError(
+            "no parameter is named weight, as those that a network normalizes are: use UNetEDM2, or leave this out"
+        )
+    return jax.tree.map_with_path(normalized, params)
 
 
 def skip_nonfinite(tx: optax.GradientTransformation) -> optax.GradientTransformation:

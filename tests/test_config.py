@@ -179,6 +179,7 @@ def test_a_new_name_starts_from_the_defaults_of_its_function():
         ("data.name", "math:nothing", "data.name: cannot import 'math:nothing': module 'math' has no attribute"),
         ("data.name", "image_folder", "data.path: missing, image_folder needs it"),
         ("optimizer.decay_steps", "5", "optimizer.warmup: 5 is not allowed, expected less than optimizer.decay_steps"),
+        ("optimizer.decay_after", "-1", "optimizer.decay_after: -1 is not allowed, expected 0 or more"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(place, text, message):
@@ -304,7 +305,9 @@ def test_every_optimizer_takes_a_step(name):
     required = {
         key: 0.1 for key, p in build.parameters("optimizer", getattr(optax, name)).items() if p.default is p.empty
     }
-    spec = dict(name=name, learning_rate=0.1, warmup=2, decay_steps=10, clip=1.0, **required)
+    spec = dict(
+        name=name, learning_rate=0.1, warmup=2, decay_steps=10, decay_after=0, unit_weights=False, clip=1.0, **required
+    )
     tx = build.optimizer({"optimizer": spec})
     params = {"w": jnp.ones((3, 3))}
     updates, _ = tx.update({"w": jnp.full((3, 3), 0.5)}, tx.init(params), params)
@@ -312,8 +315,8 @@ def test_every_optimizer_takes_a_step(name):
 
 
 def test_weight_decay_shrinks_kernels_alone():
-    spec = dict(name="adamw", weight_decay=0.5, learning_rate=0.1, warmup=0, decay_steps=0, clip=1.0)
-    tx = build.optimizer({"optimizer": spec})
+    spec = dict(name="adamw", weight_decay=0.5, learning_rate=0.1, clip=1.0)
+    tx = build.optimizer(configs.complete(dict(TOY, train=dict(steps=7), optimizer=spec)))
     params = {"kernel": jnp.ones((3, 3)), "bias": jnp.ones(3), "gamma_max": jnp.ones(())}
     updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
     np.testing.assert_allclose(updates["kernel"], -0.05, rtol=1e-6)

@@ -97,7 +97,7 @@ def test_quick_mode_learns(file, tmp_path, programs):  # noqa: F811
     losses = np.array([dict(row)["loss"] for row in rows(folder)])
     assert len(losses) == 200 and np.isfinite(losses).all()
     # independent uniform pixels leave an EDM network nothing to learn beyond its preconditioning: there, no divergence
-    limit = 1.05 if file.stem == "cifar10_edm" else 0.8
+    limit = 1.05 if file.stem in ("cifar10_edm", "imagenet64_edm2") else 0.8
     assert np.median(losses[-50:]) < limit * np.median(losses[:5])
     assert sorted(int(path.name) for path in (folder / "checkpoints").iterdir()) == [160, 180, 200]
     assert (folder / "eval_00000200.json").exists() and (folder / "samples" / "step_00000100.png").exists()

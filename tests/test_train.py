@@ -162,18 +162,26 @@ def test_ema_decay_warms_up_to_its_value():
 
 
 @pytest.mark.parametrize(
-    "warmup, decay_steps, expected",
+    "options, expected",
     [
-        (0, 0, {0: 1, 1: 1, 10**6: 1}),
-        (10, 0, {0: 0, 1: 0.1, 5: 0.5, 10: 1, 11: 1, 10**6: 1}),
-        (0, 100, {0: 1, 25: 0.5 + 0.5**1.5, 50: 0.5, 100: 0, 10**6: 0}),
-        (10, 110, {0: 0, 5: 0.5, 10: 1, 35: 0.5 + 0.5**1.5, 60: 0.5, 85: 0.5 - 0.5**1.5, 110: 0, 111: 0}),
+        ((0, 0), {0: 1, 1: 1, 10**6: 1}),
+        ((10, 0), {0: 0, 1: 0.1, 5: 0.5, 10: 1, 11: 1, 10**6: 1}),
+        ((0, 100), {0: 1, 25: 0.5 + 0.5**1.5, 50: 0.5, 100: 0, 10**6: 0}),
+        ((10, 110), {0: 0, 5: 0.5, 10: 1, 35: 0.5 + 0.5**1.5, 60: 0.5, 85: 0.5 - 0.5**1.5, 110: 0, 111: 0}),
+        ((0, 0, 100), {0: 1, 99: 1, 100: 1, 400: 0.5, 10**6: 0.01}),
+        ((10, 0, 100), {0: 0, 5: 0.5, 10: 1, 100: 1, 400: 0.5, 900: 1 / 3}),
+        ((40, 0, 10), {0: 0, 5: 0.125, 20: 0.5**1.5, 40: 0.5, 90: 1 / 3}),
     ],
 )
-def test_schedule(warmup, decay_steps, expected):
-    rate = schedule(2e-4, warmup, decay_steps)
+def test_schedule(options, expected):
+    rate = schedule(2e-4, *options)
     for step, share in expected.items():
         np.testing.assert_allclose(rate(jnp.int32(step)), 2e-4 * share, rtol=1e-5, atol=1e-10)
+
+
+def test_a_rate_falls_in_one_way():
+    with pytest.raises(ValueError, match="decay_steps=5 and decay_after=7: a rate falls in one way; give one"):
+        schedule(1.0, 0, 5, 7)
 
 
 @pytest.mark.parametrize("clip", [1e-3, 0.5, 1e3, float("inf")])

@@ -79,7 +79,7 @@ def learns_variance(objective: Callable) -> bool:
 
 def _network(spec, dataset, nulls, learns):
     """The Flax module of a spec, checked against the shape of the data before anything is traced."""
-    from diffax.models import MLP, DiT, MMDiT, UNet, check_shape, check_tokens
+    from diffax.models import MLP, DiT, MMDiT, UNet, UNetEDM2, check_edm2, check_shape, check_tokens
 
     shape = dataset.shape
     out = shape[-1] * (2 if learns else 1)
@@ -89,12 +89,14 @@ def _network(spec, dataset, nulls, learns):
     network = make("network", spec, "network", **given)
     if isinstance(network, MLP) and len(shape) != 1:
         raise ValueError(f"network: MLP takes vectors [features], the data has shape {shape}")
-    if isinstance(network, UNet | DiT | MMDiT):
+    checks = {UNet: check_shape, UNetEDM2: check_edm2, DiT: check_tokens, MMDiT: check_tokens}
+    check = next((check for kind, check in checks.items() if isinstance(network, kind)), None)
+    if check is not None:
         if len(shape) != 3:
             name = type(network).__name__
             raise ValueError(f"network: {name} takes images [height, width, channels], the data has shape {shape}")
         try:
-            (check_shape if isinstance(network, UNet) else check_tokens)(network, shape)
+            check(network, shape)
         except ValueError as error:
             raise ValueError(f"network: {error}") from None
     return network
@@ -169,12 +171,13 @@ def _numbers(process):
 
 def optimizer(config: Mapping):
     """The optimizer of a config: an optax alias by name, behind a schedule, clipping and the skipping of NaNs."""
-    from diffax.train import decayed, optimizer, schedule
+    from diffax.train import decayed, optimizer, schedule, unit_weights
 
     spec = dict(config["optimizer"])
-    rate = schedule(spec.pop("learning_rate"), spec.pop("warmup"), spec.pop("decay_steps"))
-    clip = spec.pop("clip")
-    return optimizer(make("optimizer", spec, "optimizer", learning_rate=rate, mask=decayed), clip)
+    rate = schedule(*(spec.pop(key) for key in ("learning_rate", "warmup", "decay_steps", "decay_after")))
+    clip, unit = spec.pop("clip"), spec.pop("unit_weights")
+    update = make("optimizer", spec, "optimizer", learning_rate=rate, mask=decayed)
+    return optimizer(unit_weights(update) if unit else update, clip)
 
 
 def emas(config: Mapping) -> dict[str, Callable]:

@@ -57,9 +57,17 @@ def check_together(full: Mapping) -> None:
     one_level = grid.get("n") == 1 and grid.get("lo") == grid.get("hi")
     if {"lo", "hi"} <= grid.keys() and ":" not in grid["name"] and not one_level:
         _check_less("sample.grid.lo", grid["lo"], "sample.grid.hi", grid["hi"])
-    if full["optimizer"]["decay_steps"]:
-        warmup, decay = full["optimizer"]["warmup"], full["optimizer"]["decay_steps"]
-        _check_less("optimizer.warmup", warmup, "optimizer.decay_steps", decay)
+    _check_decay(full["optimizer"])
+
+
+def _check_decay(options):
+    if options["decay_steps"]:
+        _check_less("optimizer.warmup", options["warmup"], "optimizer.decay_steps", options["decay_steps"])
+        if options["decay_after"]:
+            raise ValueError(
+                f"optimizer.decay_after: {options['decay_after']} is not allowed beside optimizer.decay_steps, "
+                f"{options['decay_steps']}: a rate falls in one way; set one of them to 0"
+            )
 
 
 def _check_averages(ema, sample):

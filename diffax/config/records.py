@@ -23,11 +23,14 @@ class Loss(NamedTuple):
 
 
 class Optimizer(NamedTuple):
-    """The learning rate and its warm-up in steps, the step at which a cosine brings it to 0 (0: never), clipping."""
+    """The learning rate and its warm-up in steps, the step at which a cosine brings it to 0 or the one after which it
+    falls as 1/sqrt(step) (0: never), clipping. `unit_weights` holds those of EDM2's layers at unit magnitude."""
 
     learning_rate: float = 2e-4
     warmup: int = 0
     decay_steps: int = 0
+    decay_after: int = 0
+    unit_weights: bool = False
     clip: float = 1.0
 
 

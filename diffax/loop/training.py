@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from diffax import build, parallel, report
 from diffax.loop import checks, evaluation, pictures, sampling, snapshots, workdir
-from diffax.train import TrainState, example_keys, init_state, train_step
+from diffax.train import TrainState, example_keys, init_state, normalize_weights, train_step
 
 DONE = 0  # exit code
 
@@ -50,6 +50,7 @@ def train(config: Mapping, folder: str | os.PathLike) -> int:
     if config["sample"]["width"]:
         raise ValueError(f"sample.width: {config['sample']['width']} is of a trained run; leave it out of training")
     experiment = checks.experiment(config)
+    _check_weights(experiment)
     folder = workdir.writable(folder)
     lock = checkpoint.lock(folder) if jax.process_index() == 0 else contextlib.nullcontext()
     with workdir.stop_signals() as stopped, lock:
@@ -238,6 +239,16 @@ def initial_state(experiment: build.Experiment) -> TrainState:
     params = init(experiment.network, key, *input_shapes(experiment))
     params = build.trained(experiment, params)
     return init_state(params, build.optimizer(experiment.config), build.emas(experiment.config))
+
+
+def _check_weights(experiment):
+    """Only the names of a network's parameters tell whether it normalizes its weights; before anything is written."""
+    if experiment.config["optimizer"]["unit_weights"]:
+        variables = jax.eval_shape(experiment.network.init, jax.random.key(0), *input_shapes(experiment))
+        try:
+            jax.eval_shape(normalize_weights, variables["params"])
+        except ValueError as error:
+            raise ValueError(f"optimizer.unit_weights: {error}") from None
 
 
 def input_shapes(experiment: build.Experiment, batch: int = 1) -> tuple:

@@ -6,6 +6,7 @@ from diffax.models.initializers import init
 from diffax.models.mlp import MLP
 from diffax.models.text import TextEmbeddings, TextTransformer
 from diffax.models.unet import UNet, check_shape
+from diffax.models.unet_edm2 import UNetEDM2, check_edm2
 
 __all__ = [
     "MLP",
@@ -15,6 +16,8 @@ __all__ = [
     "TextEmbeddings",
     "TextTransformer",
     "UNet",
+    "UNetEDM2",
+    "check_edm2",
     "check_shape",
     "check_tokens",
     "init",
