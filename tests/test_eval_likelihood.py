@@ -46,6 +46,7 @@ def uniform(tmp_path, monkeypatch):
     return [TOY, *(f"--config.{part}" for part in parts.split()), f"--workdir={tmp_path / 'run'}"], tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_uniform_data_have_the_bits_of_their_integers(uniform, programs):  # noqa: F811
     args, folder = uniform
     likelihood = ("examples=289", "batch_size=48", "tolerance=1e-4", "probes=2")

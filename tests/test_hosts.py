@@ -115,6 +115,7 @@ def as_a_host():
     print(json.dumps(found))
 
 
+@pytest.mark.slow
 def test_two_hosts_take_the_steps_of_one():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -122,8 +122,13 @@ def assert_agree(found, expected):
         np.testing.assert_allclose(p, q, rtol=1e-4, atol=1e-3 * RATE, err_msg=jax.tree_util.keystr(path))
 
 
-@pytest.mark.parametrize("count", [1, 2, 4, 8])
-@pytest.mark.parametrize("route", ROUTES)
+EVERY = [(route, count) for route in ROUTES for count in (1, 2, 4, 8)]
+LONGER = {(route, count) for route in (fsdp, pmap) for count in (1, 2, 4)}
+
+
+@pytest.mark.parametrize(
+    ("route", "count"), [pytest.param(*case, marks=[pytest.mark.slow] * (case in LONGER)) for case in EVERY]
+)
 def test_twenty_steps_are_the_same_on_any_number_of_devices(route, count):
     (state, losses), (expected, expected_losses) = run(task("perceptron"), route, count), reference("perceptron")
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-6)

@@ -195,6 +195,7 @@ def test_a_signal_after_the_last_step_ends_at_once(short, tmp_path, monkeypatch,
     same(short, folder)
 
 
+@pytest.mark.slow
 def test_losses_that_are_not_finite_stop_the_run(short, tmp_path, monkeypatch):
     (tmp_path / "own_points.py").write_text(OWN_POINTS)
     monkeypatch.syspath_prepend(tmp_path)
