@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from diffax import build, report
 from diffax import config as configs
 from diffax.config.options import section_options
+from diffax.loop import workdir
 
 TOY = dict(
     data=dict(name="mixture"),
@@ -293,6 +294,20 @@ def test_a_faulty_file_is_named_with_its_line(tmp_path, text, message):
     with pytest.raises(ValueError) as error:
         configs.load(file)
     assert str(error.value) == f"config: {file}: {message}"
+
+
+def test_a_run_begun_before_a_field_was_there_goes_on_with_its_default(tmp_path):
+    full = configs.complete(TOY)
+    older = {**full, "optimizer": {k: v for k, v in full["optimizer"].items() if k != "decay_after"}}
+    report.write_json(tmp_path / "config.json", older)
+    assert workdir.read_config(tmp_path) == full
+    workdir.prepare(tmp_path, full)
+    other = configs.complete(with_values(optimizer__decay_after=7))
+    with pytest.raises(ValueError, match=r"was begun with: optimizer.decay_after: 0 there, 7 now\. Choose another"):
+        workdir.prepare(tmp_path, other)
+    report.write_json(tmp_path / "config.json", {**full, "optimizer": {**full["optimizer"], "gone": 1}})
+    with pytest.raises(ValueError, match=r"config.json: optimizer.gone: unknown option"):
+        workdir.read_config(tmp_path)
 
 
 def test_a_missing_file_is_named():
