@@ -25,7 +25,7 @@ def prepare(workdir: str | os.PathLike, config: Mapping) -> Path:
     workdir = writable(workdir)
     file = workdir / "config.json"
     if file.exists():
-        different = configs.difference(report.read_json(file), config)
+        different = configs.difference(read_config(workdir), config)
         if different:
             raise ValueError(
                 f"config differs from the one that {workdir} was begun with: {'; '.join(different)}. "
@@ -56,15 +56,15 @@ def writable(workdir: str | os.PathLike) -> Path:
 
 
 def read_config(workdir: str | os.PathLike) -> dict:
-    """The complete config that a workdir was begun with.
+    """The complete config that a workdir was begun with; options that came later have their defaults.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or one with an option that is no more.
     """
     file = Path(workdir) / "config.json"
     if not file.exists():
         raise ValueError(f"workdir: {workdir} holds no run (no config.json); train one there, or give its folder")
-    return report.read_json(file)
+    return configs.complete(report.read_json(file))
 
 
 def unused(file: Path, same: Callable[[Path], bool]) -> Path:
