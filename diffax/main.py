@@ -1,15 +1,16 @@
 """The launcher: python -m diffax.main --config=experiments/digits.py --workdir=runs/digits
 
-Flags come in here and nowhere else. `--config.<section>.<option>=value` overrides one value of the experiment file;
-with `--config.<section>.name=...` a section starts anew from the defaults of the function named. With a workdir that
-holds a run, `--mode=sample` and `--mode=eval` need no `--config`. What is sampled often has flags of its own:
+Flags come in here (and those of the demo in its own `__main__.py`), nowhere else.
+`--config.<section>.<option>=value` overrides one value of the experiment file; with `--config.<section>.name=...` a
+section starts anew from the defaults of the function named. With a workdir that holds a run, `--mode=sample` and
+`--mode=eval` need no `--config`. What is sampled often has flags of its own:
 
     python -m diffax.main --mode=sample --workdir=runs/shapes --prompt="a red circle" --n=16 --guidance=4 --out=red.png
 """
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from absl import flags
 
@@ -70,12 +71,12 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def run() -> None:
-    """Entry point of the command `diffax`: what the user got wrong is one line and exit code 2."""
+def run(command: Callable[[Sequence[str]], int] = main) -> None:
+    """Entry point of the command `diffax`, or another: what the user got wrong is one line and exit code 2."""
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())  # a config may name functions there
     try:
-        code = main(sys.argv)
+        code = command(sys.argv)
     except ValueError as error:
         if not _is_ours(error):
             raise

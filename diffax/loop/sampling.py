@@ -40,7 +40,8 @@ def generator(experiment: Experiment, trajectory: bool = False) -> Generate:
 
     `cond` has the conditions of the n samples, [n, ...] each; {} for a network without. The further arguments: `first`,
     the number of the first sample; `sigmas` and `options` (a dict) in place of the experiment's grid and sampler
-    options; `tick(done, more)`, called after every batch.
+    options; `against`, what guidance leads away from, of one example, in place of `sample.negative_prompt`;
+    `tick(done, more)`, called after every batch.
 
     Sample number i of a seed depends on the seed, i, its conditions and the options, and on nothing else: neither on
     the batch size nor on the number of devices. The last batch is filled up and cut, so all are one executable.
@@ -67,9 +68,11 @@ def generator(experiment: Experiment, trajectory: bool = False) -> Generate:
         result = sampler(denoise, x, sigmas, keys[:, 1], **{**options, **learned})
         return result[1].x if trajectory else result
 
-    def generate(params, seed, cond, n, batch_size, guidance, first=0, sigmas=None, options=None, tick=None):
+    def generate(
+        params, seed, cond, n, batch_size, guidance, first=0, sigmas=None, options=None, against=None, tick=None
+    ):
         sigmas = grid(experiment, params) if sigmas is None else sigmas
-        against = wanted.negative(experiment)
+        against = wanted.negative(experiment) if against is None else against
         values = {**swept, **(options or {})}
         batches = []
         for start in range(0, n, batch_size):

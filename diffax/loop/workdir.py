@@ -56,18 +56,15 @@ def writable(workdir: str | os.PathLike) -> Path:
 
 
 def read_config(workdir: str | os.PathLike) -> dict:
-    """The complete config that a workdir was begun with. Fields that are newer than that have their defaults.
+    """The complete config that a workdir was begun with; options that came later have their defaults.
 
     Raises:
-        ValueError: there is none, or it has fields that are no more.
+        ValueError: there is none, or one with an option that is no more.
     """
     file = Path(workdir) / "config.json"
     if not file.exists():
         raise ValueError(f"workdir: {workdir} holds no run (no config.json); train one there, or give its folder")
-    try:
-        return configs.complete(report.read_json(file))
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
+    return configs.complete(report.read_json(file))
 
 
 def unused(file: Path, same: Callable[[Path], bool]) -> Path:

@@ -4,6 +4,7 @@ from diffax.report.html import write_report
 from diffax.report.images import (
     grid,
     numbered,
+    png_bytes,
     sample_path,
     save_animation,
     save_png,
@@ -32,6 +33,7 @@ __all__ = [
     "npz_bytes",
     "numbered",
     "open_writer",
+    "png_bytes",
     "progress",
     "read_columns",
     "read_json",

@@ -133,6 +133,11 @@ def save_png(path: str | Path, array: np.ndarray, text: Mapping[str, str] | None
 
     ``text`` is kept in the file as PNG text; the entry ``caption`` is shown under the picture in ``report.html``.
     """
+    write_bytes(path, png_bytes(array, text))
+
+
+def png_bytes(array: np.ndarray, text: Mapping[str, str] | None = None) -> bytes:
+    """The file that `save_png` writes."""
     from PIL import Image, PngImagePlugin
 
     array = np.asarray(array)
@@ -145,7 +150,7 @@ def save_png(path: str | Path, array: np.ndarray, text: Mapping[str, str] | None
         entries.add_itxt(key, str(value))
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "PNG", pnginfo=entries)
-    write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def save_animation(path: str | Path, trajectory: np.ndarray, *, seconds: float = 3.0) -> None:
