@@ -3,6 +3,12 @@
 Paper:    Latent diffusion, arXiv:2112.10752 (cross-attention), and Imagen, arXiv:2205.11487, in small; EDM,
           arXiv:2206.00364 (preconditioning, noise levels, loss); guidance, arXiv:2207.12598.
 Command:  python -m diffax.main --config=experiments/shapes_text.py --workdir=runs/shapes
+Hardware: two CPU cores; 48 minutes beside other work, 0.18 s a step when alone.
+Reached:  of 500 captions that training has not seen, the checker finds 98.0 % of the pictures of one object and 54.4 %
+          of those of two wholly right, the relation in 73 %; of pairs of color and shape that training has never seen
+          together (eval.conditions=novel), 99.6 % and 38.8 % (guidance 3, seed 0, jax 0.10.2). Of 64 captions, eight
+          pictures each, scales 1, 1.5, 2, 3, 6, 10 give 57.7, 65.8, 62.5, 58.5, 54.8, 48.2 % for two objects. A
+          caption put to another picture is right in 1.3 %.
 """
 
 from ml_collections import ConfigDict

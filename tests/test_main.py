@@ -325,7 +325,7 @@ def test_a_users_own_functions(tmp_path, programs):  # noqa: F811
     small = ("--config.train.steps=2", "--config.train.batch_size=8", "--config.sample.n=4", "--config.eval.n=8")
     outcome = finish(start(*args, *small, f"--workdir={tmp_path / 'run'}", programs=programs, cwd=tmp_path))
     assert outcome.code == 0, outcome.err
-    config = workdir.read_config(tmp_path / "run")
+    config = report.read_json(tmp_path / "run" / "config.json")
     assert config["data"] == {"name": "own_parts.all:grid", "side": 5}
     assert config["network"]["slope"] == -0.25 and config["sample"]["sampler"]["share"] == 0.5
     assert len(rows(tmp_path / "run")) == 2
