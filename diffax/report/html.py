@@ -182,28 +182,33 @@ def _evaluations(cards) -> str:
         names = list(dict.fromkeys(name for *_, row in found for name in row))
         head = "".join(f"<th>{escape(name)}</th>" for name in names)
         lines = ""
-        for step, card, row in found:
+        asked = [dict(_flat(_differences(card))) for _, card, _ in found]
+        same = {name for name, value in asked[0].items() if all(of.get(name) == value for of in asked)}
+        for (step, _, row), of in zip(found, asked):
             cells = "".join(f"<td>{_score(name, row[name]) if name in row else ''}</td>" for name in names)
-            lines += f"<tr><td>{step:,}</td>{cells}<td>{_line(_differences(card))}</td></tr>"
-        table = f'<table class="many"><thead><tr><th>step</th>{head}<th>of</th></tr></thead>{lines}</table>'
+            apart = _line({name: value for name, value in of.items() if name not in same})
+            lines += f'<tr><td>{step:,}</td><td style="min-width:20em">{apart}</td>{cells}</tr>'
+        table = f'<table class="many"><thead><tr><th>step</th><th>of</th>{head}</tr></thead>{lines}</table>'
         parts += f'<div class="card scroll"><h3>All evaluations</h3>{table}</div>'
     return _section("Evaluation", parts + _sweep(cards))
 
 
 def _sweep(cards) -> str:
-    """Charts of the scores of the newest step against the scale of guidance, where three or more were tried."""
+    """Charts of the scores of one evaluation against the scale of guidance, where three or more were tried."""
 
     def rest(card):
         guidance = {**card["sampler"]["guidance"], "scale": 0.0}
         kept = {name: value for name, value in card.items() if name not in ("scores", "versions")}
-        return {**kept, "sampler": {**card["sampler"], "guidance": guidance}}
+        return repr({**kept, "sampler": {**card["sampler"], "guidance": guidance}})
 
     def scale(card):
         return card["sampler"]["guidance"]["scale"]
 
     try:
-        alike = [card for _, card in cards if rest(card) == rest(cards[-1][1])]
-        tried = {scale(card): card for card in alike}
+        tried = {}
+        for _, card in cards:
+            tried.setdefault(rest(card), {})[scale(card)] = card
+        tried = max(reversed(tried.values()), key=len)  # of equal ones the newest
     except (KeyError, TypeError):  # a card of another make
         return ""
     if len(tried) < 3:
@@ -218,8 +223,8 @@ def _sweep(cards) -> str:
 
 
 def _differences(card):
-    """What tells the cards of one step apart; an empty list of labels, all classes in turn, says nothing."""
-    names = ("samples", "seed", "ema", "labels", "sampler")
+    """What may tell the cards of one step apart; an empty list of labels, all classes in turn, says nothing."""
+    names = ("samples", "seed", "ema", "labels", "conditions", "each", "sampler")
     return {name: card[name] for name in names if card.get(name) not in (None, [])}
 
 
