@@ -56,6 +56,6 @@ def get_config(mode: str = "full") -> ConfigDict:
     config.eval = dict(n=500, batch_size=100, metrics=("caption_agreement",), conditions="test", reference=1000)
     if mode == "quick":
         config.optimizer.update(decay_steps=200)
-        config.train.update(steps=200, log_every=1, checkpoint_every=20, sample_every=100)
+        config.train.update(steps=200, batch_size=8, log_every=1, checkpoint_every=20, sample_every=100)
         config.eval.update(n=100)
     return config
