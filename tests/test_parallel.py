@@ -58,8 +58,9 @@ def _unet():
     from diffax.models import UNet, initializers
 
     network = UNet(out_channels=1, channels=8, multipliers=(1,), blocks=1, attention=(), num_classes=CLASSES, groups=4)
-    given = (((1, 8, 8, 1), jnp.float32), ((1,), jnp.float32), ((1,), jnp.int32))
-    params = initializers.init(network, jax.random.key(0), *(jax.ShapeDtypeStruct(*shape) for shape in given))
+    given = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, 8, 8, 1), (1,))]
+    label = {"label": jax.ShapeDtypeStruct((1,), jnp.int32)}
+    params = initializers.init(network, jax.random.key(0), *given, label)
     rng = np.random.default_rng(0)
     # off the zeros that it starts from, so that every parameter has a gradient from the first step on
     params = jax.tree.map(lambda a: np.asarray(a) + 0.1 * rng.standard_normal(a.shape).astype(np.float32), params)
