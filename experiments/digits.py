@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 def get_config(mode: str = "full") -> ConfigDict:
     """mode: "full", or "quick" for the whole path in small."""
     if mode not in ("full", "quick"):
-        raise ValueError(f"config: digits.py has no mode {mode!r}; one of full, quick")
+        raise ValueError(f"config: mode {mode!r} is unknown; one of full, quick")
     config = ConfigDict()
     config.seed = 0
     config.data = dict(name="digits", split="train")

@@ -7,40 +7,17 @@ Reached:  of 1000 samples, guided with scale 1.5, a support-vector classifier of
           class asked for; Fréchet distance of the pixels 0.320, real against real 0.320 (seed 0, jax 0.10.2).
 """
 
+from digits import get_config as digits
 from ml_collections import ConfigDict
 
 
 def get_config(mode: str = "full") -> ConfigDict:
     """mode: "full", or "quick" for the whole path in small."""
-    if mode not in ("full", "quick"):
-        raise ValueError(f"config: digits_dit.py has no mode {mode!r}; one of full, quick")
-    config = ConfigDict()
-    config.seed = 0
-    config.data = dict(name="digits", split="train")
-
-    config.process = dict(name="EDM")
-    config.prediction = dict(name="edm", sigma_data=0.75)
-    config.loss = dict(
-        time=dict(name="lognormal", mean=-0.6, std=1.2),
-        weight=dict(name="edm", sigma_data=0.75),
-        conditional=True,
-        drop=0.1,
-    )
+    config = digits(mode)
     config.network = dict(name="DiT", patch=2, width=96, depth=4, heads=4, frequencies=64)
-    config.optimizer = dict(name="adam", learning_rate=1e-3, warmup=100, decay_steps=4000, clip=1.0)
-    config.ema = dict(decays=(0.999,))
-
-    config.train = dict(steps=4000, batch_size=64, log_every=10, checkpoint_every=1000, sample_every=1000)
-    config.sample = dict(
-        n=100,
-        batch_size=100,
-        sampler=dict(name="dpmpp_2m"),
-        grid=dict(name="karras", n=20, lo=0.01, hi=40.0),
-        guidance=dict(scale=1.5),
-    )
-    config.eval = dict(n=1000, batch_size=100, metrics=("classifier_agreement", "pixel_frechet"))
-    if mode == "quick":
-        config.optimizer.update(decay_steps=200)
-        config.train.update(steps=200, log_every=1, checkpoint_every=20, sample_every=100)
-        config.eval.update(n=100)
+    config.optimizer.update(learning_rate=1e-3, warmup=100)
+    config.ema.decays = (0.999,)
+    if mode == "full":
+        config.optimizer.decay_steps = 4000
+        config.train.update(steps=4000, log_every=10, checkpoint_every=1000, sample_every=1000)
     return config

@@ -136,10 +136,9 @@ def stop(process: subprocess.Popen, number: signal.Signals, ready, after: float 
 
 def state_bytes(folder: Path) -> dict[str, bytes]:
     """Every array of the newest checkpoint of a run, bit for bit."""
-    from diffax.config import complete
     from diffax.loop import modes, workdir
 
-    _, state = modes.restored(complete(workdir.read_config(folder)), folder)
+    _, state = modes.restored(workdir.read_config(folder), folder)
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in leaves}
 

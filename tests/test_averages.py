@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from launcher import TINY, TOY, launch, programs  # noqa: F401
 
-from diffax import averages, checkpoint, report
+from diffax import checkpoint, report
 from diffax.averages import WIDEST, power, power_decay, reconstruct, shares
-from diffax.config import complete
 from diffax.loop import modes, workdir
 
 STEPS = 3000
@@ -102,7 +101,7 @@ def run(tmp_path_factory, programs):  # noqa: F811
 def test_a_run_keeps_them_and_another_width_is_made_of_two(run):
     kept = sorted(int(p.name) for p in (run / "averages").iterdir())
     assert kept == list(range(4, 61, 4))
-    _, state = modes.restored(complete(workdir.read_config(run)), run)
+    _, state = modes.restored(workdir.read_config(run), run)
     names = {"width0.05": 0.05, "width0.1": 0.1}
     manager = checkpoint.manager(run / "averages")
     every = {name: state.ema_params[name] for name in (*names, "width0.08")}
@@ -138,4 +137,3 @@ def test_samples_and_cards_of_a_width(run):
 def test_what_cannot_be_meant_is_refused(options, message, tmp_path):
     outcome = launch(TOY, f"--workdir={tmp_path / 'run'}", *options)
     assert outcome.code == 2 and message in outcome.err
-    assert averages.WIDEST == 12**-0.5

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import transformer_reference as reference
 from jax.sharding import NamedSharding, PartitionSpec
+from networks import run, specs, stirred
 from perceptron import QUICKLY
 
 from diffax import build, parallel
@@ -42,10 +43,6 @@ NETWORKS = {
 every_network = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 
 
-def spec(a):
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), a)
-
-
 def inputs(network, shape=SHAPE, seed=2):
     """x, c_noise and all conditions; the second example's text is shorter."""
     rng = np.random.default_rng(seed)
@@ -65,18 +62,7 @@ def inputs(network, shape=SHAPE, seed=2):
 @functools.cache
 def scrambled(network, shape=SHAPE, seed=1):
     """Parameters with nothing at zero, so that every path of the network counts."""
-    leaves, tree = jax.tree.flatten(init(network, KEY, *spec(inputs(network, shape))))
-    rng = np.random.default_rng(seed)
-    return jax.tree.unflatten(tree, [p + 0.2 * rng.standard_normal(p.shape).astype(np.float32) for p in leaves])
-
-
-@functools.cache
-def jitted(network):
-    return jax.jit(network.apply, compiler_options=QUICKLY)
-
-
-def run(network, params, *args, keys=None):
-    return jitted(network)({"params": params}, *args, dropout_keys=keys)
+    return stirred(init(network, KEY, *specs(inputs(network, shape))), seed)
 
 
 # Sizes
@@ -100,7 +86,7 @@ def count(width, depth, patch, channels=4, out=8, classes=1000, frequencies=256)
 def test_published_parameter_counts(size, patch):
     width, depth, heads = SIZES[size]
     network = DiT(8, patch, width, depth, heads, num_classes=1000)
-    args = spec((np.zeros((1, 32, 32, 4), np.float32), np.zeros(1, np.float32), {"label": np.zeros(1, np.int32)}))
+    args = specs((np.zeros((1, 32, 32, 4), np.float32), np.zeros(1, np.float32), {"label": np.zeros(1, np.int32)}))
     leaves = jax.tree.leaves(jax.eval_shape(network.init, KEY, *args))
     total = sum(p.size for p in leaves)
     assert total == count(width, depth, patch)
@@ -175,14 +161,14 @@ def test_rotated_products_depend_on_the_difference_of_places():
 @every_network
 def test_a_new_network_predicts_zero(network):
     args = inputs(network)
-    y = run(network, init(network, KEY, *spec(args)), *args)
+    y = run(network, init(network, KEY, *specs(args)), *args)
     assert y.dtype == jnp.float32 and y.shape == (*SHAPE[:-1], network.out_channels or SHAPE[-1]) and not np.any(y)
 
 
 def test_a_new_block_is_the_identity():
     h, c, layer = jnp.asarray(inputs(small())[0].reshape(2, -1, 8)), jnp.ones((2, 4)), jnp.asarray(0)
     block = transformer.Block(heads=2)
-    params = init(block, KEY, *spec((h, layer)), None, spec(c), None, None, None)
+    params = init(block, KEY, *specs((h, layer)), None, specs(c), None, None, None)
     y, _ = jax.jit(block.apply, compiler_options=QUICKLY)({"params": params}, h, layer, None, c, None, None, None)
     np.testing.assert_array_equal(y, h)
 
@@ -233,7 +219,7 @@ def test_cross_attention_starts_at_nothing():
     y = run(network.clone(cross_attention=False), {**zeroed, "blocks": plain}, *args)
     np.testing.assert_allclose(run(network, zeroed, *args), y, atol=1e-5)
     assert np.abs(run(network, params, *args) - y).max() > 1e-2
-    assert not np.any(init(network, KEY, *spec(args))["blocks"]["text_project"]["kernel"])
+    assert not np.any(init(network, KEY, *specs(args))["blocks"]["text_project"]["kernel"])
 
 
 # Conditions
@@ -289,7 +275,7 @@ def test_a_low_resolution_image_joins_x():
     network = small(image=True, num_classes=0)
     x, c, _ = inputs(network)
     image = np.random.default_rng(5).standard_normal((2, 2, 3, 1)).astype(np.float32)
-    params = init(network, KEY, *spec((x, c, {"image": image})))
+    params = init(network, KEY, *specs((x, c, {"image": image})))
     assert params["patches"]["kernel"].shape == (2 * 2 * (3 + 1), 16)
     params["out"]["kernel"] = jnp.ones_like(params["out"]["kernel"]).at[::2].set(-0.5)
     y = run(network, params, x, c, {"image": image})
@@ -324,10 +310,10 @@ def test_the_program_does_not_grow_with_depth(network):
 def test_initial_values_are_the_same_by_every_route_and_differ_by_layer():
     network, width = small(qk_norm=True, num_classes=0), 16
     args = inputs(network, (1, 2, 2, 1))
-    params = init(network, KEY, *spec(args))
+    params = init(network, KEY, *specs(args))
     again = jax.jit(network.init, compiler_options=QUICKLY)(KEY, *args)["params"]
     jax.tree.map(np.testing.assert_array_equal, params, again)
-    kernel = np.asarray(init(NETWORKS["joint"], KEY, *spec(inputs(NETWORKS["joint"])))["blocks"]["qkv"]["kernel"])
+    kernel = np.asarray(init(NETWORKS["joint"], KEY, *specs(inputs(NETWORKS["joint"])))["blocks"]["qkv"]["kernel"])
     assert not np.array_equal(kernel[0], kernel[1])
     # each layer by itself is Glorot's: U(-a, a), a = sqrt(6 / (inputs + outputs))
     assert (
@@ -341,7 +327,7 @@ def test_parameters_of_scanned_layers_are_drawn_without_running_them():
     class Counted(nn.Module):
         @nn.compact
         def __call__(self, h, _):
-            h = jax.pure_callback(lambda h: calls.append(1) or h, spec(h), layers.dense(5, dtype=float, name="in")(h))
+            h = jax.pure_callback(lambda h: calls.append(1) or h, specs(h), layers.dense(5, dtype=float, name="in")(h))
             return h, None
 
     class Deep(nn.Module):
@@ -361,7 +347,7 @@ def test_parameters_of_scanned_layers_are_drawn_without_running_them():
 
 def test_every_layer_drops_values_of_its_own():
     block, h, c, keys = transformer.Block(heads=2, dropout=0.5), jnp.zeros((1, 50, 16)), jnp.zeros((1, 4)), KEY[None]
-    params = init(block, KEY, *spec((h, jnp.asarray(0))), None, spec(c), None, None, None)
+    params = init(block, KEY, *specs((h, jnp.asarray(0))), None, specs(c), None, None, None)
     params["modulation"]["bias"] = params["modulation"]["bias"].at[2 * 16 : 3 * 16].set(1.0)  # the first gate
     params["project"] = dict(kernel=jnp.zeros((16, 16)), bias=jnp.ones(16))  # attention says 1 everywhere
     apply = jax.jit(block.apply, compiler_options=QUICKLY)
@@ -396,7 +382,7 @@ def test_eight_devices_give_what_one_gives():
 
 
 def test_weight_decay_is_for_kernels_of_scanned_layers_alone():
-    chosen = decayed(init(NETWORKS["skips"], KEY, *spec(inputs(NETWORKS["skips"]))))
+    chosen = decayed(init(NETWORKS["skips"], KEY, *specs(inputs(NETWORKS["skips"]))))
     for path, wanted in jax.tree.leaves_with_path(chosen):
         assert wanted == (path[-1].key in ("kernel", "classes")), path
 

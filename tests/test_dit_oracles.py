@@ -8,7 +8,8 @@ linear map of the pooled text.
 import jax
 import numpy as np
 import pytest
-from test_dit import inputs, run, scrambled
+from networks import run
+from test_dit import inputs, scrambled
 
 from diffax.models import DiT, MMDiT, TextEmbeddings
 

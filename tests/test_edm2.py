@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from launcher import ROOT
+from networks import normal, run
 from perceptron import QUICKLY
 
 from diffax import build, loop
@@ -26,10 +27,6 @@ def small(**options):
 TOLD = small(num_classes=3, dropout=0.3)
 
 
-def normal(seed, shape):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
-
-
 def inputs(network, shape=SHAPE):
     cond = {"label": jnp.arange(shape[0], dtype=jnp.int32) + 1} if network.num_classes else {}  # the null among them
     return [normal(0, shape), jnp.linspace(-1.0, 1.0, shape[0]), cond]
@@ -43,15 +40,6 @@ def gains_at(params, value):
 @functools.cache
 def params_of(network, shape=SHAPE):
     return gains_at(init(network, KEY, *inputs(network, shape)), 0.5)
-
-
-@functools.cache
-def jitted(network):
-    return jax.jit(network.apply, compiler_options=QUICKLY)
-
-
-def run(network, params, *args, keys=None):
-    return jitted(network)({"params": params}, *args, dropout_keys=keys)
 
 
 def weights(params):

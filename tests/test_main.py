@@ -223,7 +223,7 @@ def test_help_lists_the_flags():
 @pytest.fixture(scope="module")
 def drawn(run):
     """An experiment with every swept option, its network after a few steps, and its generator."""
-    config = complete(workdir.read_config(run[0]))
+    config = workdir.read_config(run[0])
     experiment, state = modes.restored(config, run[0])
     return experiment, sampling.chosen_params(state, config)
 

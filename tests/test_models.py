@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import normal, run, specs, stirred
 from perceptron import QUICKLY
 
 from diffax.models import MLP, DiT, TextTransformer, UNet, check_shape, conditioning, init, initializers, layers
@@ -18,14 +19,6 @@ def spec(shape, dtype=jnp.float32):
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
-def normal(seed, shape):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
-
-
-def specs(network, shape):
-    return jax.tree.map(lambda a: spec(a.shape, a.dtype), inputs(network, shape))
-
-
 def small(**options):
     defaults = dict(channels=8, multipliers=(1, 2), blocks=1, attention=(4,), groups=4, num_classes=3)
     return UNet(**{**defaults, **options})
@@ -33,10 +26,7 @@ def small(**options):
 
 def scrambled(network, shape, seed=1):
     """Parameters with nothing at zero, so that every path of the network counts."""
-    params = init(network, KEY, *specs(network, shape))
-    leaves, tree = jax.tree.flatten(params)
-    rng = np.random.default_rng(seed)
-    return jax.tree.unflatten(tree, [p + 0.2 * rng.standard_normal(p.shape).astype(np.float32) for p in leaves])
+    return stirred(init(network, KEY, *specs(inputs(network, shape))), seed)
 
 
 def inputs(network, shape, seed=2):
@@ -82,15 +72,6 @@ every_network = pytest.mark.parametrize(
 )
 
 
-@functools.cache
-def jitted(network):
-    return jax.jit(network.apply, compiler_options=QUICKLY)
-
-
-def run(network, params, *args, keys=None):
-    return jitted(network)({"params": params}, *args, dropout_keys=keys)
-
-
 # Sizes
 
 
@@ -103,7 +84,7 @@ def run(network, params, *args, keys=None):
     ],
 )
 def test_published_parameter_counts(network, shape, published):
-    params = jax.eval_shape(network.init, KEY, *specs(network, shape))["params"]
+    params = jax.eval_shape(network.init, KEY, *specs(inputs(network, shape)))["params"]
     assert sum(p.size for p in jax.tree.leaves(params)) == published
     assert {p.dtype for p in jax.tree.leaves(params)} == {jnp.dtype("float32")}
 
@@ -113,7 +94,7 @@ def test_published_parameter_counts(network, shape, published):
 
 @every_network
 def test_a_new_network_predicts_zero(network, shape):
-    y = run(network, init(network, KEY, *specs(network, shape)), *inputs(network, shape))
+    y = run(network, init(network, KEY, *specs(inputs(network, shape))), *inputs(network, shape))
     assert y.dtype == jnp.float32 and not np.any(y)
     assert y.shape == (*shape[:-1], getattr(network, "out_channels", None) or shape[-1])
 
@@ -139,10 +120,10 @@ def test_a_new_attention_block_is_the_identity():
 
 def test_initial_values_are_the_same_by_every_route():
     network, shape = small(adaptive=True, multipliers=(1,)), (1, 4, 4, 1)
-    params = init(network, KEY, *specs(network, shape))
-    arrays = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), specs(network, shape))
+    params = init(network, KEY, *specs(inputs(network, shape)))
+    arrays = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), specs(inputs(network, shape)))
     jitted = jax.jit(network.init, compiler_options=QUICKLY)(KEY, *arrays)["params"]
-    lazy = network.lazy_init(KEY, *specs(network, shape))["params"]
+    lazy = network.lazy_init(KEY, *specs(inputs(network, shape)))["params"]
     assert jax.tree.structure(params) == jax.tree.structure(jitted) == jax.tree.structure(lazy)
     jax.tree.map(np.testing.assert_array_equal, params, jitted)
     jax.tree.map(np.testing.assert_array_equal, params, lazy)
@@ -150,7 +131,7 @@ def test_initial_values_are_the_same_by_every_route():
 
 def test_initial_values_depend_on_key_and_layer():
     network = small()
-    one, two = (init(network, jax.random.key(seed), *specs(network, (1, 8, 8, 1))) for seed in (0, 1))
+    one, two = (init(network, jax.random.key(seed), *specs(inputs(network, (1, 8, 8, 1)))) for seed in (0, 1))
     kernels = [
         one["middle_0"]["conv_0"]["kernel"],
         one["middle_1"]["conv_0"]["kernel"],
@@ -163,11 +144,11 @@ def test_initial_values_depend_on_key_and_layer():
 def test_init_compiles_nothing_for_new_parameter_shapes():
     compiled = []
     listener = lambda event, *_, **__: compiled.append(event)  # noqa: E731
-    init(small(), KEY, *specs(small(), (1, 8, 8, 1)))
+    init(small(), KEY, *specs(inputs(small(), (1, 8, 8, 1))))
     other = small(channels=20, groups=5)
     jax.monitoring.register_event_duration_secs_listener(listener)
     try:
-        init(other, KEY, *specs(other, (1, 8, 8, 1)))
+        init(other, KEY, *specs(inputs(other, (1, 8, 8, 1))))
         before = [event for event in compiled if "backend_compile" in event]
         jax.jit(lambda x: x + 1)(np.zeros(3)).block_until_ready()
         after = [event for event in compiled if "backend_compile" in event]
@@ -389,7 +370,7 @@ def test_bfloat16_compute_keeps_float32_parameters_and_stays_near(name):
     network, shape = NETWORKS[name]
     half = network.clone(dtype=jnp.bfloat16)
     params = scrambled(network, shape)
-    assert {p.dtype for p in jax.tree.leaves(init(half, KEY, *specs(half, shape)))} == {jnp.dtype("float32")}
+    assert {p.dtype for p in jax.tree.leaves(init(half, KEY, *specs(inputs(half, shape))))} == {jnp.dtype("float32")}
     y, y_half = (run(n, params, *inputs(network, shape)) for n in (network, half))
     assert y_half.dtype == jnp.float32
     # bfloat16 keeps 8 bits, and some dozen roundings add up

@@ -1,15 +1,17 @@
 """Text: tokens and back, networks that read, samples of prompts from the command line, and what is refused."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from launcher import ROOT, compiled, launch, programs  # noqa: F401
+from launcher import BIG, ROOT, compiled, launch, programs  # noqa: F401
+from networks import run, stirred
 from perceptron import QUICKLY
 from PIL import Image
 
 from diffax import conditions, data
-from diffax.config import complete
 from diffax.loop import modes, sampling, wanted, workdir
 from diffax.models import TextEmbeddings, TextTransformer, UNet, init
 
@@ -94,17 +96,10 @@ def reading(text, **options):
     return UNet(**sizes, text=text, **options)
 
 
-def stirred(params, seed=1):
-    """Parameters with nothing at zero, so that every path of the network counts."""
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda p: p + 0.2 * rng.standard_normal(p.shape).astype(np.float32), params)
-
-
-def run(network, params, cond, seed=0):
+def reading_of(network, params, cond, seed=0):
     x = jnp.asarray(np.random.default_rng(seed).standard_normal((1, 8, 8, 3)), jnp.float32)
     x = jnp.broadcast_to(x, (len(cond["text"]), 8, 8, 3))
-    apply = jax.jit(network.apply, compiler_options=QUICKLY)
-    return np.asarray(apply({"params": params}, x, jnp.full(len(x), 3.0), cond))
+    return np.asarray(run(network, params, x, jnp.full(len(x), 3.0), cond))
 
 
 def test_padding_says_nothing_and_every_word_something():
@@ -113,12 +108,14 @@ def test_padding_says_nothing_and_every_word_something():
     params = init(network, KEY, *specs, {"text": jax.ShapeDtypeStruct((1, 8), jnp.int32)})
     params = stirred(params)
     short = jnp.asarray([[1, 4, 5, 0, 0, 0, 0, 0], [1, 4, 6, 0, 0, 0, 0, 0], [1, 5, 4, 0, 0, 0, 0, 0], [1] + [0] * 7])
-    y = run(network, params, {"text": short})
+    y = reading_of(network, params, {"text": short})
     for i in range(4):
         for j in range(i):
             assert np.abs(y[i] - y[j]).max() > 1e-3  # other words, another order, none at all
     garbage = short.at[:, 4:].set(7)  # what the mask leaves out may be anything
-    np.testing.assert_allclose(run(network, params, {"text": garbage, "text_mask": short > 0}), y, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        reading_of(network, params, {"text": garbage, "text_mask": short > 0}), y, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_embeddings_of_another_encoder_and_the_null_among_them():
@@ -129,9 +126,9 @@ def test_embeddings_of_another_encoder_and_the_null_among_them():
     arguments = [jnp.zeros((3, 8, 8, 3)), jnp.zeros(3), cond]
     params = init(network, KEY, *arguments)
     params = stirred(params)
-    y = run(network, params, cond)
+    y = reading_of(network, params, cond)
     masked = {**cond, "text": jnp.where(cond["text_mask"][..., None], cond["text"], jnp.nan)}
-    np.testing.assert_allclose(run(network, params, masked), y, rtol=1e-5)
+    np.testing.assert_allclose(reading_of(network, params, masked), y, rtol=1e-5)
     assert np.isfinite(y).all() and np.abs(y[0] - y[1]).max() > 1e-3
     tokens = {"text": jnp.ones((3, 4), jnp.int32)}
     with pytest.raises(ValueError, match="text: int32 is not allowed, expected embeddings"):
@@ -143,7 +140,7 @@ def test_a_token_out_of_range_gives_nan_in_its_row_alone():
     x, c = jnp.zeros((3, 8, 8, 3)), jnp.zeros(3)
     text = jnp.asarray([[1, 9, 0], [1, 8, 0], [1, -1, 0]])
     params = init(network, KEY, x, c, {"text": text})
-    y = run(network, jax.tree.map(lambda p: p + 0.1, params), {"text": text})
+    y = reading_of(network, jax.tree.map(lambda p: p + 0.1, params), {"text": text})
     np.testing.assert_array_equal(np.isnan(y).any((1, 2, 3)), [True, False, True])
 
 
@@ -213,7 +210,7 @@ def test_a_prompt_becomes_a_picture_that_tells_how(trained, tmp_path):
 
 
 def test_neither_prompts_nor_negative_prompts_compile_anew(trained):
-    experiment, state = modes.restored(complete(workdir.read_config(trained)), trained)
+    experiment, state = modes.restored(workdir.read_config(trained), trained)
     draw, options = sampling.generator(experiment), experiment.config["sample"]
 
     def drawn(prompt, negative=""):
@@ -234,6 +231,23 @@ def test_a_file_of_prompts_with_an_empty_line(trained, tmp_path):
     outcome = launch("--mode=sample", f"--workdir={trained}", f"--prompts={file}", "--n=3", f"--out={out}")
     assert outcome.code == 0, outcome.err
     assert arrays(out)["caption"].tolist() == ["a red circle", "", "<unknown>, <unknown>"]
+
+
+def test_captions_of_another_split_at_several_scales_of_guidance(trained, tmp_path):
+    folder = tmp_path / "run"
+    options = "n=6 batch_size=6 conditions=test each=2 scales=(1,3) reference=8 after_training=True".split()
+    outcome = launch(SHAPES, f"--workdir={folder}", *SMALL, *(f"--config.eval.{option}" for option in options))
+    assert outcome.code == 0, outcome.err
+    first, second = (folder / f"eval_00000002{end}.json" for end in ("", "_2"))
+    cards = first.read_bytes(), second.read_bytes()
+    assert [json.loads(card)["sampler"]["guidance"]["scale"] for card in cards] == [1.0, 3.0]
+    captions = arrays(folder / "samples" / "eval_00000002_2.png")["caption"]
+    test = data.shapes(size=16, objects=(1, 2), split="test")
+
+    assert captions.tolist() == [data.decode(test.tokenizer, test.source[i // 2]["text"]) for i in range(6)]
+    second.unlink()  # the run was killed between the two
+    assert launch(SHAPES, f"--workdir={folder}", *SMALL, *(f"--config.eval.{option}" for option in options)).code == 0
+    assert (first.read_bytes(), second.read_bytes()) == cards
 
 
 def test_no_prompt_is_a_traceback(trained, tmp_path):
@@ -271,3 +285,10 @@ def test_what_cannot_be_meant_is_refused(trained, tmp_path, options, message):
     outcome = launch("--mode=sample", f"--workdir={trained}", *(o.replace("@", str(tmp_path)) for o in options))
     assert outcome.code == 2 and message in outcome.err, outcome.err
     assert outcome.err.count("\n") == 1 and not outcome.compiled
+
+
+def test_more_samples_than_the_split_has_captions_are_refused_before_training(tmp_path):
+    options = ("--config.eval.after_training=True", "--config.eval.n=65")
+    outcome = launch(SHAPES, f"--workdir={tmp_path / 'run'}", *SMALL, *options)
+    assert outcome.code == 2 and "eval.n: 65 is not allowed, 'test' has 64 examples" in outcome.err
+    assert not BIG & set(outcome.compiled)

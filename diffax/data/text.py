@@ -44,7 +44,7 @@ def by_words(vocabulary: Sequence[str], length: int = 32) -> Tokenizer:
     check_integers(2, length=length)
     places = {}
     for word in vocabulary:
-        if [*_words(word)] != [word]:
+        if [*words(word)] != [word]:
             raise ValueError(f"vocabulary: {word!r} is no single word in lower case; give words and marks")
         places.setdefault(word, FIRST + len(places))
     return Tokenizer(FIRST + len(places), length, partial(_places, places), partial(_sentence, tuple(places)))
@@ -85,14 +85,15 @@ def _text(tokens: Sequence[int]) -> str:
     return bytes(token - FIRST for token in tokens if token >= FIRST).decode("utf-8", "ignore")
 
 
-def _words(text: str) -> Iterator[str]:
+def words(text: str) -> Iterator[str]:
+    """The words, numbers and marks of a text, lower case: what `by_words` gives a token each."""
     return (match.group().lower() for match in re.finditer(r"\w+|[^\w\s]", text))
 
 
 def _places(places: dict[str, int], text: str) -> Iterator[int]:
-    return (places.get(word, UNKNOWN) for word in _words(text))
+    return (places.get(word, UNKNOWN) for word in words(text))
 
 
-def _sentence(words: tuple[str, ...], tokens: Sequence[int]) -> str:
-    found = ["<unknown>" if token == UNKNOWN else words[token - FIRST] for token in tokens]
+def _sentence(known: tuple[str, ...], tokens: Sequence[int]) -> str:
+    found = ["<unknown>" if token == UNKNOWN else known[token - FIRST] for token in tokens]
     return re.sub(r" ([,.;:!?])", r"\1", " ".join(found))

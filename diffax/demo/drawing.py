@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from diffax import build, report
-from diffax.config import complete
 from diffax.loop import modes, pictures, sampling, wanted, workdir
 
 COUNTS = (8, 16, 32, 64)  # of steps, beside the run's own: each is one executable, for all else that may be asked
@@ -49,9 +48,9 @@ def studio(folder: str | os.PathLike, most: int | None = None, counts: Sequence[
     Raises:
         ValueError: no run there, or one of data that no picture shows.
     """
-    experiment, state = modes.restored(complete(workdir.read_config(folder)), folder)
+    experiment, state = modes.restored(workdir.read_config(folder), folder)
     shape, step = experiment.dataset.shape, int(state.step)
-    if shape != (2,) and not (len(shape) == 3 and shape[-1] in (1, 3)):
+    if shape != (2,) and not report.shows(shape):
         raise ValueError(f"workdir: {folder} is a run of data of shape {shape}; the demo shows images and 2-D points")
     params, most = sampling.chosen_params(state, experiment.config), most or (512 if shape == (2,) else 8)
     grids, generate = _grids(experiment, params, counts), sampling.generator(experiment)

@@ -61,7 +61,7 @@ def _check_data(experiment):
 def _check_classes(experiment):
     config = experiment.config
     wanted.conditions(experiment, 1)
-    wanted.evaluated(experiment, 1)
+    wanted.held_out(experiment, 1)
     if "caption_agreement" in config["eval"]["metrics"] and not (
         "text" in experiment.nulls and experiment.dataset.tokenizer is not None
     ):

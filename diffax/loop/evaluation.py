@@ -10,48 +10,51 @@ from diffax.loop import likelihoods, sampling, wanted, workdir
 from diffax.train import TrainState
 
 
-def path(folder: Path, step: int) -> Path:
-    """Where a step's first card lies; a second, of another evaluation, is `eval_<step>_2.json`."""
-    return Path(folder) / f"eval_{step:08d}.json"
-
-
 def evaluate(experiment: build.Experiment, state: TrainState, folder: Path, draw: sampling.Generate) -> dict[str, Any]:
     """Draws `eval.n` samples, scores them, prints the scores, and writes the card and the samples.
 
-    The same evaluation again replaces its card; one with another sampler, seed or number of samples gets a new one.
+    With `eval.scales` it does so for each of these scales of guidance. The same evaluation again replaces its card; one
+    with another sampler, seed or number of samples gets a new one.
 
     Returns:
-        The metric card: scores, hashes of samples' reference, sampler, seed and versions.
+        The last metric card: scores, hashes of samples' reference, sampler, seed and versions.
     """
     from diffax import data
-    from diffax.metrics.card import array_hash, card
 
-    config, options, step = experiment.config, experiment.config["eval"], int(state.step)
-    cond = wanted.evaluated(experiment, options["n"])
-    with report.progress(options["n"], noun="image") as bar:
-        images = draw(
-            sampling.chosen_params(state, config),
-            options["seed"],
-            cond,
-            options["n"],
-            options["batch_size"],
-            config["sample"]["guidance"],
-            tick=bar.update,
-        )
-    generated = {"x0": images, **cond}
-    if captions := wanted.captions(experiment, cond):
-        generated["caption"] = np.asarray(captions)
+    config, options = experiment.config, experiment.config["eval"]
+    params, cond = sampling.chosen_params(state, config), wanted.evaluated(experiment)
     reference = data.examples(experiment.dataset, np.arange(min(len(experiment.dataset.source), options["reference"])))
     _check_finite(reference["x0"], ValueError, f"data: of the examples of {config['data']['name']}")
-    _check_finite(images, FloatingPointError, f"step {step}: of the samples")
-    scores = {}
-    for name in options["metrics"]:
-        scores |= build.find("metric", name, "eval.metrics")(reference, generated, options["seed"])
-    if options["likelihood"]["examples"]:
-        scores |= likelihoods.scores(experiment, sampling.chosen_params(state, config))
+    bits = likelihoods.scores(experiment, params) if options["likelihood"]["examples"] else {}
+    for scale in options["scales"] or (config["sample"]["guidance"]["scale"],):
+        guidance = {**config["sample"]["guidance"], "scale": scale}
+        with report.progress(options["n"], noun="image") as bar:
+            n, size = options["n"], options["batch_size"]
+            images = draw(params, options["seed"], cond, n, size, guidance, tick=bar.update)
+        _check_finite(images, FloatingPointError, f"step {int(state.step)}: of the samples")
+        generated, scores = wanted.described(experiment, images, cond), {}
+        for name in options["metrics"]:
+            scores |= build.find("metric", name, "eval.metrics")(reference, generated, options["seed"])
+        result = _card(experiment, int(state.step), guidance, reference, scores | bits)
+        told = "  ".join(f"{name} {value:.4f}" for name, value in result["scores"].items())
+        print(told, f"({n} samples{f', guidance {scale:g}' if options['scales'] else ''})", flush=True)
+        _write(folder, int(state.step), result, generated)
+    return result
+
+
+def done(experiment: build.Experiment, folder: Path, step: int) -> bool:
+    """Whether a step has the cards of a whole evaluation."""
+    cards = [at for at, _ in report.numbered(folder, "eval", ".json") if at == step]
+    return len(cards) >= max(1, len(experiment.config["eval"]["scales"]))
+
+
+def _card(experiment, step, guidance, reference, scores):
+    from diffax.metrics.card import array_hash, card
+
+    config, options = experiment.config, experiment.config["eval"]
     asked = {name: options[name] for name in ("conditions", "each")}
     asked = asked if options["conditions"] else {"labels": config["sample"]["labels"]}
-    result = card(
+    return card(
         step=step,
         scores=scores,
         features="pixels",
@@ -64,7 +67,7 @@ def evaluate(experiment: build.Experiment, state: TrainState, folder: Path, draw
         sampler={
             **config["sample"]["sampler"],
             "grid": config["sample"]["grid"],
-            "guidance": config["sample"]["guidance"],
+            "guidance": guidance,
             "clip": config["sample"]["clip"],
             "learned_variance": sampling.takes_learned_variance(experiment),
         },
@@ -72,11 +75,14 @@ def evaluate(experiment: build.Experiment, state: TrainState, folder: Path, draw
         **asked,
         **({"likelihood": options["likelihood"]} if options["likelihood"]["examples"] else {}),
     )
-    print("  ".join(f"{name} {value:.4f}" for name, value in scores.items()), f"({options['n']} samples)", flush=True)
-    file = workdir.unused(path(folder, step), lambda file: _asked(file) == _question(result))
-    report.write_bytes(Path(folder) / "samples" / f"{file.stem}.npz", wanted.arrays(experiment, images, cond))
+
+
+def _write(folder, step, result, generated):
+    """The card, and the samples under the same name: nothing else is written over."""
+    first = Path(folder) / f"eval_{step:08d}.json"
+    file = workdir.unused(first, lambda file: _asked(file) == _question(result))
+    report.write_bytes(Path(folder) / "samples" / f"{file.stem}.npz", report.npz_bytes(generated))
     report.write_json(file, result)
-    return result
 
 
 def _check_finite(images, error, what):

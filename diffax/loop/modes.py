@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,7 +32,7 @@ def sample(config: Mapping, folder: str | os.PathLike, out: str | None = None, a
     _check_file("--animation", animation, (".gif", ".webp"))
     experiment, state = restored(config, folder)
     options, step, shape = experiment.config["sample"], int(state.step), experiment.dataset.shape
-    if animation and not (len(shape) == 3 and shape[-1] in (1, 3)):
+    if animation and not report.shows(shape):
         raise ValueError(f"--animation: needs images, the data has shape {shape}; leave it out")
     cond = wanted.conditions(experiment, options["n"])
     params = sampling.chosen_params(state, experiment.config)
@@ -41,11 +40,13 @@ def sample(config: Mapping, folder: str | os.PathLike, out: str | None = None, a
     with report.progress(options["n"], noun="image") as bar:
         draw = sampling.generator(experiment)
         x = draw(params, options["seed"], cond, options["n"], size, options["guidance"], tick=bar.update)
+    arrays = report.npz_bytes(wanted.described(experiment, x, cond))
     if out:
         written = Path(out).with_suffix(".npz")
-        report.write_bytes(written, wanted.arrays(experiment, x, cond))
-    else:
-        written = _kept(Path(folder), step, options["seed"], wanted.arrays(experiment, x, cond))
+    else:  # beside those of other samples of the step and seed
+        file = Path(folder) / "samples" / f"sample_{step:08d}_seed{options['seed']}.npz"
+        written = workdir.unused(file, lambda file: file.read_bytes() == arrays)
+    report.write_bytes(written, arrays)
     picture = pictures.draw_picture(experiment, x, cond)
     if picture is not None:
         written = written.with_suffix(".png")
@@ -58,14 +59,6 @@ def sample(config: Mapping, folder: str | os.PathLike, out: str | None = None, a
     return written
 
 
-def _kept(folder, step, seed, arrays):
-    """Writes the arrays to the workdir, beside those of other samples of the step and seed."""
-    name = f"sample_{step:08d}_seed{seed}.npz"
-    written = workdir.unused(folder / "samples" / name, lambda file: file.read_bytes() == arrays)
-    report.write_bytes(written, arrays)
-    return written
-
-
 def _check_file(flag, file, suffixes):
     if file is None:
         return
@@ -73,24 +66,14 @@ def _check_file(flag, file, suffixes):
         raise ValueError(f"{flag}: {file} is not allowed, expected a file that ends in {' or '.join(suffixes)}")
     if Path(file).is_dir():
         raise ValueError(f"{flag}: {file} is a folder; name a file in it")
-    try:
-        Path(file).absolute().parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=Path(file).absolute().parent):
-            pass
-    except OSError as error:
-        raise ValueError(f"{flag}: {file} cannot be written ({error.strerror}); choose another folder") from error
+    if fault := workdir.unwritable(Path(file).absolute().parent):
+        raise ValueError(f"{flag}: {file} cannot be written ({fault}); choose another folder")
 
 
 def evaluate(config: Mapping, folder: str | os.PathLike) -> dict:
-    """Scores samples of the newest checkpoint of `folder`, as after training; writes the card and the report.
-
-    With `eval.scales` there is a card for each; the report draws the scores against the scale. Returns the last.
-    """
+    """Scores samples of the newest checkpoint of `folder`, as after training; writes the cards and the report."""
     experiment, state = restored(config, folder)
-    draw, options = sampling.generator(experiment), experiment.config["sample"]
-    for scale in experiment.config["eval"]["scales"] or (options["guidance"]["scale"],):
-        options["guidance"] = {**options["guidance"], "scale": scale}
-        card = evaluation.evaluate(experiment, state, Path(folder), draw)
+    card = evaluation.evaluate(experiment, state, Path(folder), sampling.generator(experiment))
     pictures.write_report(experiment, state, Path(folder))
     return card
 

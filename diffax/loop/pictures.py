@@ -36,7 +36,7 @@ def write_strip(experiment: build.Experiment, state: TrainState, folder: Path) -
     n = min(options["n"], _STRIP) if len(shape) == 3 else options["n"]
     cond = wanted.conditions(experiment, n)
     steps = path(experiment, sampling.chosen_params(state, experiment.config), cond, n)
-    if len(shape) == 3 and shape[-1] in (1, 3):
+    if report.shows(shape):
         picture = report.strip(steps)
     elif shape == (2,):
         picture = report.scatter_strip(steps, cond.get("label"))
@@ -72,7 +72,7 @@ def facts(experiment: build.Experiment, cond: Mapping, step: int) -> dict[str, s
 def draw_picture(experiment: build.Experiment, x: np.ndarray, cond: Mapping) -> np.ndarray | None:
     """A picture of samples: a grid of images, a scatter plot of 2-D points over the data; None for other data."""
     shape = x.shape[1:]
-    if len(shape) == 3 and shape[-1] in (1, 3):
+    if report.shows(shape):
         classes = experiment.dataset.num_classes if "label" in cond else 0
         columns = classes if 4 <= classes <= 16 and len(x) % classes == 0 else None
         return report.grid(x, columns)

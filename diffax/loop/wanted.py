@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from diffax import data, report
+from diffax import data
 from diffax.build import Experiment, make
 
 
@@ -32,21 +32,30 @@ def conditions(experiment: Experiment, n: int) -> dict[str, np.ndarray]:
     return found | {name: examples[name] for name in rest}
 
 
-def evaluated(experiment: Experiment, n: int) -> dict[str, np.ndarray]:
-    """The conditions of the n samples of an evaluation: those of the split `eval.conditions`, or as of other samples.
+def evaluated(experiment: Experiment) -> dict[str, np.ndarray]:
+    """The conditions of the `eval.n` samples of an evaluation: those of `held_out`, or as of other samples."""
+    options = experiment.config["eval"]
+    dataset = held_out(experiment, options["n"])
+    if dataset is None:
+        return conditions(experiment, options["n"])
+    examples = data.examples(dataset, np.arange(options["n"]) // options["each"])
+    return {name: examples[name] for name in experiment.nulls}
+
+
+def held_out(experiment: Experiment, n: int) -> data.Dataset | None:
+    """The data set's split `eval.conditions`; None if none is named, or nothing of it would be told.
 
     Raises:
-        ValueError: no such split, or one with fewer examples.
+        ValueError: no such split, or one with too few examples for n samples.
     """
-    split, config = experiment.config["eval"]["conditions"], experiment.config["data"]
+    options = experiment.config["eval"]
+    split = options["conditions"]
     if not split or not experiment.nulls:
-        return conditions(experiment, n)
-    held_out = make("data", {**config, "split": split}, "eval.conditions")
-    index = np.arange(n) // experiment.config["eval"]["each"]
-    if len(held_out.source) <= index[-1]:
-        raise ValueError(f"eval.n: {n} is not allowed, {split!r} has {len(held_out.source)} examples; give fewer")
-    examples = data.examples(held_out, index)
-    return {name: examples[name] for name in experiment.nulls}
+        return None
+    dataset = make("data", {**experiment.config["data"], "split": split}, "eval.conditions")
+    if len(dataset.source) * options["each"] < n:
+        raise ValueError(f"eval.n: {n} is not allowed, {split!r} has {len(dataset.source)} examples; give fewer")
+    return dataset
 
 
 def negative(experiment: Experiment) -> dict[str, np.ndarray]:
@@ -63,10 +72,10 @@ def captions(experiment: Experiment, cond: dict[str, np.ndarray]) -> list[str]:
     return [] if tokenizer is None or "text" not in cond else [data.decode(tokenizer, row) for row in cond["text"]]
 
 
-def arrays(experiment: Experiment, x: np.ndarray, cond: dict[str, np.ndarray]) -> bytes:
-    """The .npz file of samples: x0, the conditions that they were drawn under, and what a text of these says."""
+def described(experiment: Experiment, x: np.ndarray, cond: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Samples, with all that is known of them: x0, the conditions that they were drawn under, a text's caption."""
     texts = captions(experiment, cond)
-    return report.npz_bytes({"x0": x, **cond, **({"caption": np.asarray(texts)} if texts else {})})
+    return {"x0": x, **cond, **({"caption": np.asarray(texts)} if texts else {})}
 
 
 def _check(experiment):

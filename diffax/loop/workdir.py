@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import os
 import signal
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -45,14 +46,19 @@ def writable(workdir: str | os.PathLike) -> Path:
         ValueError: it cannot be made, or nothing can be written in it.
     """
     workdir = Path(workdir).absolute()
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / f".write_test.{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ValueError(f"workdir: cannot write to {workdir}: {error.strerror}; choose another folder") from None
+    if fault := unwritable(workdir):
+        raise ValueError(f"workdir: cannot write to {workdir}: {fault}; choose another folder")
     return workdir
+
+
+def unwritable(folder: Path) -> str:
+    """Makes the folder if it is not there; why nothing can be written in it, or ""."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return ""
+    except OSError as error:
+        return error.strerror
 
 
 def read_config(workdir: str | os.PathLike) -> dict:

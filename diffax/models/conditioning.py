@@ -10,16 +10,22 @@ from jax import Array
 
 from diffax.conditions import MASK, Cond, kinds
 from diffax.models import initializers
-from diffax.models.layers import Dtype, dense, silu
+from diffax.models.layers import Dtype, dense, lookup, silu
+from diffax.models.text import Text
 
 
-def check_cond(cond: Cond | None, known: Sequence[str]) -> Cond:
-    """`cond`, or {} for None, if it holds the conditions that a network knows and no others.
+def check_cond(network: nn.Module, cond: Cond | None) -> Cond:
+    """`cond`, or {} for None, if it holds the conditions that a network has and no others.
+
+    It has them by its fields: a label by num_classes, a text, an image, and those named in `vectors`.
 
     Raises:
       ValueError: the name of one that is missing or not known.
     """
     cond = {} if cond is None else cond
+    fields = {"label": "num_classes", "text": "text", "image": "image"}
+    known = [name for name, field in fields.items() if getattr(network, field, None)]
+    known += getattr(network, "vectors", ())
     for name in known:
         if name not in cond:
             null = " (num_classes is the null class)" if name == "label" else ""
@@ -124,7 +130,17 @@ class Conditioning(nn.Module):
 
     def _of_class(self, label):
         table = self.param("classes", initializers.normal(1.0), (self.num_classes + 1, self.features))
-        # A product rather than a gather: its gradient is a sum in fixed order, bitwise the same on every run on a GPU.
-        chosen = jax.nn.one_hot(label, self.num_classes + 1) @ table
-        in_range = (label >= 0) & (label <= self.num_classes)
-        return jnp.where(in_range[:, None], chosen, jnp.nan).astype(self.dtype)
+        return lookup(table, label).astype(self.dtype)
+
+
+def tell(network: nn.Module, channels: int, features: int, c_noise: Array, cond: Cond) -> tuple[Array, Text | None]:
+    """In a network: `Conditioning` of all that it is told, and what the text says, None without one.
+
+    Args:
+      network: has the fields num_classes, text, vectors, fourier and dtype, as `UNet` and `DiT`.
+      channels, features: of `Conditioning`.
+    """
+    text = None if network.text is None else network.text(cond["text"], cond.get("text_mask"))
+    sizes = channels, features, network.num_classes, network.dtype, network.fourier, network.vectors
+    embed = Conditioning(*sizes, name="conditioning")
+    return embed(c_noise, cond, None if text is None else text.pooled), text

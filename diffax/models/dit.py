@@ -12,7 +12,7 @@ from jax import Array
 
 from diffax.conditions import Cond
 from diffax.models import initializers, transformer
-from diffax.models.conditioning import Conditioning, LowResolution, check_cond
+from diffax.models.conditioning import LowResolution, check_cond, tell
 from diffax.models.layers import Dtype, dense, silu
 
 
@@ -93,10 +93,9 @@ class DiT(nn.Module):
           ValueError: for a size or options that do not fit, or a condition that is missing or not known.
         """
         check_tokens(self, x.shape)
-        cond = check_cond(cond, _conditions(self))
+        cond = check_cond(self, cond)
         h, angles = _enter(self, x, cond)
-        text = None if self.text is None else self.text(cond["text"], cond.get("text_mask"))
-        condition = _condition(self, c_noise, cond, text)
+        condition, text = _tell(self, c_noise, cond)
         h = self._blocks(h, condition, text if self.cross_attention else None, angles, dropout_keys)
         return _leave(self, h, condition, x.shape)
 
@@ -152,10 +151,9 @@ class MMDiT(nn.Module):
     ) -> Array:
         """y of each example; arguments and errors are `DiT`'s."""
         check_tokens(self, x.shape)
-        cond = check_cond(cond, _conditions(self))
+        cond = check_cond(self, cond)
         h, angles = _enter(self, x, cond)
-        text = self.text(cond["text"], cond.get("text_mask"))
-        condition = _condition(self, c_noise, cond, text)
+        condition, text = _tell(self, c_noise, cond)
         streams = h, dense(self.width, dtype=self.dtype, name="text_in")(text.tokens)
         told = condition, text.mask, angles, dropout_keys
         options = self.heads, self.qk_norm, self.swiglu, self.dropout, self.dtype
@@ -199,11 +197,6 @@ def check_tokens(network: DiT | MMDiT, shape: Sequence[int]) -> None:
         raise ValueError(f"policy={network.policy!r} is not allowed: expected a function of jax.checkpoint_policies")
 
 
-def _conditions(network: DiT | MMDiT) -> list[str]:
-    has = {"label": network.num_classes, "text": network.text is not None, "image": network.image}
-    return [*(name for name, there in has.items() if there), *network.vectors]
-
-
 def _enter(network, x, cond):
     """(tokens of x at their places and the registers, the angles of their rotation or None)."""
     if network.image:
@@ -223,17 +216,9 @@ def _enter(network, x, cond):
     return h, angles
 
 
-def _condition(network, c_noise, cond, text):
-    embed = Conditioning(
-        network.frequencies,
-        network.width,
-        network.num_classes,
-        network.dtype,
-        network.fourier,
-        network.vectors,
-        name="conditioning",
-    )
-    return silu(embed(c_noise, cond, None if text is None else text.pooled))
+def _tell(network, c_noise, cond):
+    condition, text = tell(network, network.frequencies, network.width, c_noise, cond)
+    return silu(condition), text
 
 
 def _leave(network, h, condition, shape):

@@ -206,6 +206,35 @@ class ResBlock(nn.Module):
         return join(x, h, self.skip_rescale)
 
 
+def check_levels(network: nn.Module, shape: Sequence[int]) -> None:
+    """Raise ValueError unless the levels of `network`, each half the size of the last, divide the images' size."""
+    if not network.multipliers:
+        raise ValueError("multipliers=() leaves no level: give at least one")
+    factor = 2 ** (len(network.multipliers) - 1)
+    height, width, _ = shape[-3:]
+    if height % factor or width % factor:
+        raise ValueError(
+            f"image size {height}x{width} is not divisible by {factor}, the downsampling of a {type(network).__name__} "
+            f"with {len(network.multipliers)} multipliers: resize or pad the images, or use fewer multipliers"
+        )
+
+
+def heads_of(h: Array, parts: int, width: int, heads: int, dtype: Dtype, name: str) -> list[Array]:
+    """`parts` linear maps of h [batch, length, any], each as heads: [batch, length, heads, width/heads]."""
+    split = jnp.split(dense(parts * width, dtype=dtype, name=name)(h), parts, axis=-1)
+    return [a.reshape(*a.shape[:2], heads, width // heads) for a in split]
+
+
+def lookup(table: Array, index: Array) -> Array:
+    """The rows of a table [n, width] at `index` [...]; NaN where that is none of 0 .. n - 1.
+
+    A product rather than a gather: its gradient is a sum in fixed order, bitwise the same on every run on a GPU.
+    """
+    chosen = jax.nn.one_hot(index, len(table)) @ table
+    in_range = (index >= 0) & (index < len(table))
+    return jnp.where(in_range[..., None], chosen, jnp.nan)
+
+
 class AttentionBlock(nn.Module):
     """x + project(attention(norm(x))) over all positions, the projection zero at the start; arXiv:1706.03762.
 
@@ -221,12 +250,11 @@ class AttentionBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        batch, *positions, channels = x.shape
-        head_dim = self.head_dim or channels
-        h = GroupNorm(self.groups, self.dtype, name="norm")(x)
-        qkv = dense(3 * channels, dtype=self.dtype, name="qkv")(h.reshape(batch, -1, channels))
-        q, k, v = (a.reshape(batch, -1, channels // head_dim, head_dim) for a in jnp.split(qkv, 3, axis=-1))
-        h = jax.nn.dot_product_attention(q, k, v).reshape(batch, *positions, channels)
+        batch, channels = x.shape[0], x.shape[-1]
+        heads = channels // (self.head_dim or channels)
+        h = GroupNorm(self.groups, self.dtype, name="norm")(x).reshape(batch, -1, channels)
+        q, k, v = heads_of(h, 3, channels, heads, self.dtype, "qkv")
+        h = jax.nn.dot_product_attention(q, k, v).reshape(x.shape)
         h = dense(channels, dtype=self.dtype, scale=0.0, name="project")(h)
         return join(x, h, self.skip_rescale)
 
@@ -245,13 +273,12 @@ class CrossAttentionBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Array, tokens: Array, mask: Array) -> Array:
         """`tokens` [batch, length, width], of which `mask` bool [batch, length] are there, at least one in each row."""
-        batch, *positions, channels = x.shape
-        head_dim = self.head_dim or channels
-        h = GroupNorm(self.groups, self.dtype, name="norm")(x)
-        q = dense(channels, dtype=self.dtype, name="query")(h.reshape(batch, -1, channels))
-        k, v = jnp.split(dense(2 * channels, dtype=self.dtype, name="key_value")(tokens), 2, axis=-1)
-        q, k, v = (a.reshape(batch, a.shape[1], channels // head_dim, head_dim) for a in (q, k, v))
-        h = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None]).reshape(batch, *positions, channels)
+        batch, channels = x.shape[0], x.shape[-1]
+        heads = channels // (self.head_dim or channels)
+        h = GroupNorm(self.groups, self.dtype, name="norm")(x).reshape(batch, -1, channels)
+        (q,) = heads_of(h, 1, channels, heads, self.dtype, "query")
+        k, v = heads_of(tokens, 2, channels, heads, self.dtype, "key_value")
+        h = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None]).reshape(x.shape)
         h = dense(channels, dtype=self.dtype, scale=0.0, name="project")(h)
         return join(x, h, self.skip_rescale)
 

@@ -39,7 +39,7 @@ class MLP(nn.Module):
     ) -> Array:
         """y of each example; the arguments are `UNet`'s."""
         out_features = x.shape[-1] if self.out_features is None else self.out_features
-        cond = check_cond(cond, ["label"] if self.num_classes else [])
+        cond = check_cond(self, cond)
         told = Conditioning(self.features, self.features, self.num_classes, self.dtype, name="conditioning")
         condition = layers.silu(told(c_noise, cond))
 

@@ -8,7 +8,7 @@ from flax import linen as nn
 from jax import Array
 
 from diffax.models import initializers
-from diffax.models.layers import Dtype, dense, silu
+from diffax.models.layers import Dtype, dense, heads_of, lookup, silu
 
 
 class Text(NamedTuple):
@@ -48,10 +48,7 @@ class TextTransformer(nn.Module):
         mask = text != 0 if mask is None else mask
         table = self.param("embedding", initializers.normal(1.0), (self.vocabulary, self.width))
         places = self.param("places", initializers.normal(0.1), (text.shape[1], self.width))
-        # A product rather than a gather: its gradient is a sum in fixed order, bitwise the same on every run on a GPU.
-        h = jax.nn.one_hot(text, self.vocabulary) @ table + places
-        in_range = (text >= 0) & (text < self.vocabulary)
-        h = jnp.where(in_range[..., None], h, jnp.nan).astype(self.dtype)
+        h = (lookup(table, text) + places).astype(self.dtype)
         for i in range(self.layers):
             h = h + self._attention(f"{i}_attention", norm(h, self.dtype, f"{i}_norm_0"), mask)
             wide = dense(4 * self.width, dtype=self.dtype, name=f"{i}_wide")(norm(h, self.dtype, f"{i}_norm_1"))
@@ -59,9 +56,7 @@ class TextTransformer(nn.Module):
         return told(norm(h, self.dtype, "norm_out"), mask)
 
     def _attention(self, name, h, mask):
-        qkv = dense(3 * self.width, dtype=self.dtype, name=f"{name}_qkv")(h)
-        heads = (*h.shape[:2], self.width // self.head_dim, self.head_dim)
-        q, k, v = (a.reshape(heads) for a in jnp.split(qkv, 3, axis=-1))
+        q, k, v = heads_of(h, 3, self.width, self.width // self.head_dim, self.dtype, f"{name}_qkv")
         h = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None]).reshape(h.shape)
         return dense(self.width, dtype=self.dtype, name=f"{name}_project")(h)
 

@@ -13,7 +13,7 @@ from flax import linen as nn
 from jax import Array
 
 from diffax.models import initializers, layers
-from diffax.models.layers import Dtype, dense
+from diffax.models.layers import Dtype, dense, heads_of
 from diffax.models.text import Text
 
 
@@ -80,12 +80,6 @@ def adaptive_norm(h: Array, shift: Array, scale: Array, dtype: Dtype) -> Array:
 def modulation(condition: Array, parts: int, width: int, dtype: Dtype, name: str = "modulation") -> list[Array]:
     """`parts` linear maps of the condition [b, features], each [b, 1, width], all zero at the start (adaLN-Zero)."""
     return jnp.split(dense(parts * width, dtype=dtype, scale=0.0, name=name)(condition)[:, None], parts, axis=-1)
-
-
-def heads_of(h: Array, parts: int, width: int, heads: int, dtype: Dtype, name: str) -> list[Array]:
-    """`parts` linear maps of h, each as heads: [b, length, heads, width/heads]."""
-    split = jnp.split(dense(parts * width, dtype=dtype, name=name)(h), parts, axis=-1)
-    return [a.reshape(*a.shape[:2], heads, width // heads) for a in split]
 
 
 def rms_norm(a: Array, dtype: Dtype, name: str) -> Array:

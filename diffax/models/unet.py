@@ -9,7 +9,7 @@ from jax import Array
 
 from diffax.conditions import Cond
 from diffax.models import fir, layers
-from diffax.models.conditioning import Conditioning, LowResolution, check_cond
+from diffax.models.conditioning import LowResolution, check_cond, tell
 
 if TYPE_CHECKING:
     from diffax.models.classifier import Classifier
@@ -104,14 +104,14 @@ class UNet(nn.Module):
           ValueError: for a size that the levels do not divide, or a condition that is missing or not known.
         """
         check_shape(self, x.shape)
-        cond = check_cond(cond, self.conditions())
+        cond = check_cond(self, cond)
         out_channels = x.shape[-1] if self.out_channels is None else self.out_channels
         if self.image:
             x = LowResolution(name="image_in")(x, cond["image"], cond.get("image_mask"))
         if self.input_frequencies:
             x = layers.with_frequencies(x, self.input_frequencies)
         widths = [self.channels * m for m in self.multipliers]
-        condition, text = self._told(c_noise, cond)
+        condition, text = tell(self, self.channels, 4 * self.channels, c_noise, cond)
 
         def block(h, width, name, attend=False, read=None, resample=None):
             h = self._res_block(width, name, resample)(h, condition, dropout_keys)
@@ -144,18 +144,6 @@ class UNet(nn.Module):
                 h = self._resize(h, width=width, name=f"up_{level}", block=block, up=True)
         h = layers.silu(layers.GroupNorm(self.groups, self.dtype, name="norm_out")(h))
         return layers.conv(out_channels, dtype=self.dtype, scale=0.0, name="conv_out")(h).astype(jnp.float32)
-
-    def conditions(self) -> list[str]:
-        """The names of the conditions that the network needs."""
-        has = {"label": self.num_classes, "text": self.text is not None, "image": self.image}
-        return [*(name for name, there in has.items() if there), *self.vectors]
-
-    def _told(self, c_noise, cond):
-        """The vector of noise level and conditions, and what the text says, None without one."""
-        text = None if self.text is None else self.text(cond["text"], cond.get("text_mask"))
-        sizes = self.channels, 4 * self.channels, self.num_classes, self.dtype, self.fourier, self.vectors
-        embed = Conditioning(*sizes, name="conditioning")
-        return embed(c_noise, cond, None if text is None else text.pooled), text
 
     def _res_block(self, width, name, resample):
         make, skip = self._maybe_remat(layers.ResBlock), (self.skip_conv, self.skip_rescale)
@@ -194,21 +182,12 @@ def check_shape(network: "UNet | Classifier", shape: Sequence[int]) -> None:
             raise ValueError(
                 f"{option}=True is for residual blocks that resample: set residual_resampling=True as well"
             )
-    if not network.multipliers:
-        raise ValueError("multipliers=() leaves no level: give at least one")
+    layers.check_levels(network, shape)
     for n in getattr(network, "input_frequencies", ()):
         if not 0 <= n <= 16:  # beyond, float32 no longer resolves the angle
             raise ValueError(f"input_frequencies: {n} is not allowed: expected 0 to 16 (7 and 8 for 256 gray levels)")
     if network.head_dim is not None and network.head_dim < 1:
         raise ValueError(f"head_dim={network.head_dim} is not allowed: expected at least 1, or None for a single head")
-    factor = 2 ** (len(network.multipliers) - 1)
-    kind = type(network).__name__
-    height, width, _ = shape[-3:]
-    if height % factor or width % factor:
-        raise ValueError(
-            f"image size {height}x{width} is not divisible by {factor}, the downsampling of a {kind} with "
-            f"{len(network.multipliers)} multipliers: resize or pad the images, or use fewer multipliers"
-        )
     for m in (1, *network.multipliers):
         if network.channels * m % network.groups:
             raise ValueError(

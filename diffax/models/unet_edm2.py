@@ -69,7 +69,7 @@ class UNetEDM2(nn.Module):
           ValueError: for a size that the levels do not divide, or a condition that is missing or not known.
         """
         check_edm2(self, x.shape)
-        cond = check_cond(cond, ["label"] if self.num_classes else [])
+        cond = check_cond(self, cond)
         out_channels = x.shape[-1] if self.out_channels is None else self.out_channels
         condition = self._condition(c_noise, cond)
         widths = [self.channels * m for m in self.multipliers]
@@ -101,10 +101,6 @@ class UNetEDM2(nn.Module):
         gain = self.param("gain", initializers.constant(0.0), ())
         return MPLayer(out_channels, (3, 3), self.dtype, name="conv_out")(h, gain).astype(jnp.float32)
 
-    def conditions(self) -> list[str]:
-        """The names of the conditions that the network needs."""
-        return ["label"] if self.num_classes else []
-
     def _condition(self, c_noise, cond):
         """silu of noise level and class, [batch, features]."""
         features = self.channels * max(self.multipliers)
@@ -120,21 +116,13 @@ class UNetEDM2(nn.Module):
 
 def check_edm2(network: UNetEDM2, shape: Sequence[int]) -> None:
     """Raise ValueError unless `network` takes images of this shape, [..., height, width, channels]; traces nothing."""
-    if not network.multipliers:
-        raise ValueError("multipliers=() leaves no level: give at least one")
+    layers.check_levels(network, shape)
     for option in ("channels", "head_dim", "blocks"):
         if getattr(network, option) < 1:
             raise ValueError(f"{option}={getattr(network, option)} is not allowed: expected at least 1")
-    levels = len(network.multipliers)
-    factor = 2 ** (levels - 1)
-    height, width, _ = shape[-3:]
-    if height % factor or width % factor:
-        raise ValueError(
-            f"image size {height}x{width} is not divisible by {factor}, the downsampling of a UNetEDM2 with {levels} "
-            "multipliers: resize or pad the images, or use fewer multipliers"
-        )
+    last = len(network.multipliers) - 1
     for level, m in enumerate(network.multipliers):
-        attends = max(height, width) // 2**level in network.attention or level == levels - 1
+        attends = max(shape[-3:-1]) // 2**level in network.attention or level == last
         if attends and network.channels * m % network.head_dim:
             raise ValueError(
                 f"channels {network.channels} x multiplier {m} is not divisible by head_dim={network.head_dim}: "

@@ -10,6 +10,7 @@ from diffax.report.images import (
     save_png,
     scatter,
     scatter_strip,
+    shows,
     strip,
     strip_path,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "save_png",
     "scatter",
     "scatter_strip",
+    "shows",
     "strip",
     "strip_path",
     "to_json",

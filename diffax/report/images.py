@@ -3,7 +3,7 @@
 import io
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +173,11 @@ def save_animation(path: str | Path, trajectory: np.ndarray, *, seconds: float =
     write_bytes(path, buffer.getvalue())
 
 
+def shows(shape: Sequence[int]) -> bool:
+    """Whether examples of this shape are images that `grid` and `strip` show: [height, width, 1 or 3]."""
+    return len(shape) == 3 and shape[-1] in (1, 3)
+
+
 def sample_path(workdir: str | Path, step: int) -> Path:
     """Where the sample grid of a step lies: ``samples/step_00001000.png``."""
     return Path(workdir) / "samples" / f"step_{step:08d}.png"
@@ -194,7 +199,7 @@ def numbered(folder: str | Path, prefix: str, suffix: str) -> list[tuple[int, Pa
 
 def _pixels(images: np.ndarray) -> np.ndarray:
     images = np.asarray(images)
-    if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
+    if not shows(images.shape[1:]) or 0 in images.shape:
         raise ValueError(f"images have shape {images.shape}: [n, height, width, 1 or 3] with n ≥ 1 is needed")
     if images.dtype.kind in "biu":
         raise ValueError(f"images are {images.dtype}: floats in [-1, 1] are needed, as `x / 127.5 - 1` of 8 bits")

@@ -8,10 +8,9 @@
 A caption tells all objects of a picture: "a circle" is wrong of a picture with two. What it does not say is left open.
 """
 
-import re
-
 from diffax.data.shapes.scene import Draws, chance, pick
 from diffax.data.shapes.statements import Caption, Group
+from diffax.data.text import words
 
 # what is meant -> the words for it, the first one the plainest
 _COUNTS = {1: ("a", "one"), 2: ("two",), 3: ("three",)}
@@ -60,7 +59,7 @@ def parse(text: str) -> Caption:
     Raises:
       ValueError: a word that the grammar does not have, or words in another order.
     """
-    left = re.findall(r"\w+|[^\w\s]", text.lower())
+    left = [*words(text)]
     try:
         groups, relations = [_take_group(left)], []
         while left:

@@ -1,0 +1,32 @@
+"""Networks in tests: compiled quickly, with parameters of which none is zero."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from perceptron import QUICKLY
+
+
+def normal(seed, shape):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+def specs(tree):
+    """The shapes and types of arrays, all that `init` looks at."""
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
+
+
+def stirred(params, seed=1):
+    """Parameters with nothing at zero, so that every path of the network counts."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda p: p + 0.2 * rng.standard_normal(p.shape).astype(np.float32), params)
+
+
+@functools.cache
+def jitted(network):
+    return jax.jit(network.apply, compiler_options=QUICKLY)
+
+
+def run(network, params, *args, keys=None):
+    return jitted(network)({"params": params}, *args, dropout_keys=keys)
