@@ -51,6 +51,9 @@ def prepared(tmp_path_factory):
             image, label = tfds.features.Image(shape=(None, None, 3)), tfds.features.ClassLabel(num_classes=3)
             wave = tfds.features.Tensor(shape=(2,), dtype=np.float32)
             features = {"image": image, "label": label, "wave": wave, "number": tfds.features.Scalar(np.int64)}
+            text = tfds.features.Text()
+            features |= {"title": text, "tags": tfds.features.Sequence(text)}
+            features |= {"captions": tfds.features.Sequence({"text": text, "id": tfds.features.Scalar(np.int64)})}
             return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
 
         def _split_generators(self, dl_manager):
@@ -61,7 +64,9 @@ def prepared(tmp_path_factory):
                 png = io.BytesIO()
                 Image.new("RGB", (6, 4), (10 * i,) * 3).save(png, "PNG")
                 png.seek(0)
-                yield i, {"image": png, "label": i % 3, "wave": np.full(2, i / 8, np.float32), "number": i}
+                told = {"title": f"shade {i} é", "tags": ["gray"] * i}
+                told |= {"captions": [{"text": f"{n} of {i}", "id": n} for n in range(2)]}
+                yield i, {"image": png, "label": i % 3, "wave": np.full(2, i / 8, np.float32), "number": i, **told}
 
     Stripes(data_dir=root / "good").download_and_prepare(file_format="array_record")
     Stripes(data_dir=root / "other").download_and_prepare(file_format="parquet")
@@ -79,6 +84,27 @@ def test_tfds_reads_what_was_prepared(prepared):
     assert waves.levels == 0
     for example in waves.source:
         assert int(8 * example["x0"][0]) % 3 == example["label"]
+
+
+@pytest.mark.parametrize(
+    ("key", "texts", "captions"),
+    [
+        ("title", 1, lambda i: [f"shade {i} é"]),
+        ("tags", 1, lambda i: ["gray" if i else ""]),
+        ("captions/text", 1, lambda i: [f"0 of {i}"]),
+        ("captions/text", 3, lambda i: [f"0 of {i}", f"1 of {i}", f"0 of {i}"]),
+    ],
+)
+def test_tfds_with_captions(prepared, key, texts, captions):
+    options = dict(data_dir=str(prepared / "good"), size=4, label_key=None, text_key=key, texts=texts)
+    dataset = data.tfds("stripes", "train", **options)
+    assert len(dataset.source) == 5 * texts and dataset.nulls["text"].sum() == 1
+    for at in range(0, 5 * texts, texts):
+        told = [dataset.source[at + n] for n in range(texts)]
+        assert len({example["x0"].tobytes() for example in told}) == 1
+        shade = int(told[0]["x0"][0, 0, 0]) // 10
+        assert [data.decode(dataset.tokenizer, example["text"]) for example in told] == captions(shade)
+    assert set(dataset.prompts) == {captions(i)[0] for i in range(5)}
 
 
 @pytest.mark.parametrize(
@@ -111,10 +137,16 @@ def test_an_unprepared_data_set_says_how_to_prepare_it_and_prepares_nothing(tmp_
         (dict(split="train["), r"split='train\['"),
         (dict(size=None), r"differ in shape, \(None, None, 3\); set size"),
         (dict(size=-1), "size=-1"),
-        (dict(image_key="picture"), "picture.*image, label, number, wave"),
+        (dict(image_key="picture"), "picture.*captions, image, label, number, tags, title, wave"),
         (dict(image_key="wave"), "no 8-bit image"),
         (dict(image_key="number", size=None), "int64"),
-        (dict(label_key="class"), "class.*image, label, number, wave"),
+        (dict(label_key="class"), "class.*captions, image, label, number, tags, title, wave"),
+        (dict(text_key="caption"), "text_key='caption'.*captions, image"),
+        (dict(text_key="captions/texts"), "text_key='captions/texts'"),
+        (dict(text_key="captions"), "text_key='captions'.*no text"),
+        (dict(text_key="title/text"), "text_key='title/text'"),
+        (dict(text_key="number"), "number.*no text"),
+        (dict(text_key="title", texts=0), "texts=0"),
         (dict(label_key="number"), "label_key=None"),
     ],
 )

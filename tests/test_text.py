@@ -243,7 +243,6 @@ def test_captions_of_another_split_at_several_scales_of_guidance(trained, tmp_pa
     assert [json.loads(card)["sampler"]["guidance"]["scale"] for card in cards] == [1.0, 3.0]
     captions = arrays(folder / "samples" / "eval_00000002_2.png")["caption"]
     test = data.shapes(size=16, objects=(1, 2), split="test")
-
     assert captions.tolist() == [data.decode(test.tokenizer, test.source[i // 2]["text"]) for i in range(6)]
     second.unlink()  # the run was killed between the two
     assert launch(SHAPES, f"--workdir={folder}", *SMALL, *(f"--config.eval.{option}" for option in options)).code == 0

@@ -9,7 +9,9 @@ import numpy as np
 
 from diffax.data.dataset import Dataset, Example, Source, check_integers
 from diffax.data.folder import square
+from diffax.data.text import Tokenizer, by_bytes, encode
 
+_PROMPTS = 16
 _LEVELS = {"uint8": 256, "uint16": 65536, "bool": 2, "float32": 0}
 
 
@@ -20,6 +22,9 @@ def tfds(
     image_key: str = "image",
     label_key: str | None = "label",
     size: int | None = None,
+    text_key: str | None = None,
+    texts: int = 1,
+    tokenizer: Tokenizer | None = None,
 ) -> Dataset:
     """A prepared TensorFlow Datasets data set in its array_record format, x0 raw as it is stored.
 
@@ -31,21 +36,34 @@ def tfds(
       data_dir: where the prepared data sets are; None = tfds's own default.
       image_key, label_key: the features that become x0 and label; label_key=None for no classes.
       size: images become uint8 [size, size, 3] as in `image_folder`; None leaves them as they are, all of one shape.
+      text_key: the feature that becomes text int32 [length]: a text, or a sequence of texts; "captions/text" is the
+        feature text of the feature captions. None for no captions.
+      texts: a picture with several captions is an example with each of its first `texts`, one after the other.
+      tokenizer: of the captions; None = `by_bytes()`, which any text fits into, cut after 127 bytes.
 
     Raises:
       ValueError: unknown name, split or feature; not prepared, or in another format; images of several shapes without
-        `size`; a label that is no class.
+        `size`; a label that is no class, a caption that is no text.
     """
     import tensorflow_datasets
 
-    if size is not None:
-        check_integers(1, size=size)
+    check_integers(1, texts=texts, **({} if size is None else {"size": size}))
     builder = _builder(tensorflow_datasets, dataset, data_dir)
     records = _records(builder, dataset, split, data_dir)
     shape, levels = _image_facts(builder.info.features, dataset, image_key, size)
     num_classes = _num_classes(builder.info.features, dataset, label_key)
     read = functools.partial(_read, records=records, image_key=image_key, label_key=label_key, size=size)
-    return Dataset(Source(len(records), read), shape=shape, num_classes=num_classes, levels=levels)
+    facts: dict[str, Any] = dict(shape=shape, num_classes=num_classes, levels=levels)
+    if text_key is None:
+        return Dataset(Source(len(records), read), **facts)
+    _check_text(builder.info.features, dataset, text_key)
+    tokenizer = tokenizer or by_bytes()
+    told = functools.partial(_told, read=read, records=records, text_key=text_key, texts=texts, tokenizer=tokenizer)
+    few = range(min(_PROMPTS, len(records)))
+    prompts = tuple(dict.fromkeys(_texts(records[i], text_key)[0] for i in few))
+    nulls = {"text": encode(tokenizer, "")}
+    source = Source(len(records) * texts, told)
+    return Dataset(source, **facts, conditions=nulls, tokenizer=tokenizer, prompts=prompts)
 
 
 def _builder(tensorflow_datasets: Any, name: str, data_dir: str | None) -> Any:
@@ -119,6 +137,34 @@ def _num_classes(features: Any, name: str, key: str | None) -> int:
     if not getattr(features[key], "num_classes", None):
         raise ValueError(f"label_key={key!r}: is {features[key]}, no class label; set label_key=None for no classes")
     return features[key].num_classes
+
+
+def _check_text(features: Any, name: str, key: str) -> None:
+    found = features
+    for part in key.split("/"):
+        found = getattr(found, "feature", found)  # of a sequence
+        if part not in (found if hasattr(found, "keys") else ()):
+            raise ValueError(f"text_key={key!r}: {name} has the features {', '.join(sorted(features))}; None = no text")
+        found = found[part]
+    dtype = getattr(found, "feature", found).np_dtype
+    if isinstance(dtype, dict) or np.dtype(dtype).kind != "O":
+        raise ValueError(f"text_key={key!r}: is {type(found).__name__}, no text; set text_key=None for no captions")
+
+
+def _told(index: int, read: Any, records: Any, text_key: str, texts: int, tokenizer: Tokenizer) -> Example:
+    index, number = divmod(index, texts)
+    captions = _texts(records[index], text_key)
+    return {**read(index), "text": encode(tokenizer, captions[number % len(captions)])}
+
+
+def _texts(record: Any, key: str) -> list[str]:
+    """The captions of a record, at least one: the empty one says nothing."""
+    for part in key.split("/"):
+        # a sequence of features comes as a dict of sequences, or as a list of dicts
+        record = [item[part] for item in record] if isinstance(record, list) else record[part]
+    found = [record] if isinstance(record, bytes | str) else list(record)
+    texts = [text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text) for text in found]
+    return [" ".join(text.split()) for text in texts] or [""]
 
 
 def _read(index: int, records: Any, image_key: str, label_key: str | None, size: int | None) -> Example:
