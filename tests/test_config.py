@@ -7,7 +7,6 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from ml_collections import ConfigDict
 
@@ -318,7 +317,9 @@ def test_a_missing_file_is_named():
 @pytest.mark.parametrize("name", sorted(build.choices("optimizer")))
 def test_every_optimizer_takes_a_step(name):
     required = {
-        key: 0.1 for key, p in build.parameters("optimizer", getattr(optax, name)).items() if p.default is p.empty
+        key: 0.1
+        for key, p in build.parameters("optimizer", build.choices("optimizer")[name]).items()
+        if p.default is p.empty
     }
     spec = dict(
         name=name, learning_rate=0.1, warmup=2, decay_steps=10, decay_after=0, unit_weights=False, clip=1.0, **required

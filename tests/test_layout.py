@@ -29,6 +29,7 @@ LAYERS = [
     "conformance",
     "models",
     "averages",
+    "optimizers",
     "train",
     "compile",
     "parallel",
@@ -77,6 +78,7 @@ AT_IMPORT = {
     "conformance": ARRAYS,  # not imported by `import diffax`
     "models": ARRAYS | {"flax"},
     "averages": ARRAYS,
+    "optimizers": {"jax", "optax"},
     "train": ARRAYS | {"optax"},
     "parallel": ARRAYS | {"optax"},
     "main": {"absl"},

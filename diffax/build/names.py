@@ -69,10 +69,12 @@ def find(kind: str, name: str, where: str) -> Callable:
 
 def choices(kind: str) -> dict[str, Callable]:
     """All functions or classes of a kind, by name."""
-    place, belongs, _ = _KINDS[kind]
-    module, _, namespace = place.partition(":")
-    found = importlib.import_module(module)
-    found = vars(getattr(found, namespace) if namespace else found)
+    places, belongs, _ = _KINDS[kind]
+    found: dict[str, Any] = {}
+    for place in places.split():
+        module, _, namespace = place.partition(":")
+        there = importlib.import_module(module)
+        found |= vars(getattr(there, namespace) if namespace else there)
     return {name: value for name, value in found.items() if not name.startswith("_") and belongs(value)}
 
 
@@ -146,10 +148,10 @@ def _is_reader(value):
 
 
 def _is_optimizer(value):
-    # optax's aliases, but for those that need a line search, a key, or a learning rate that is a number
+    # ours, and optax's aliases, but for those that need a line search, a key, or a learning rate that is a number
     return (
         inspect.isfunction(value)
-        and value.__module__.endswith(".alias")
+        and value.__module__.endswith((".alias", ".optimizers"))
         and "learning_rate" in inspect.signature(value).parameters
         and value.__name__ not in ("lbfgs", "noisy_sgd", "optimistic_adam", "rprop", "sm3")
     )
@@ -164,7 +166,7 @@ def _is_coefficient(value):
     return inspect.isfunction(value) and list(inspect.signature(value).parameters) == ["process", "t"]
 
 
-# kind -> the module to look in, or a namespace of one, what of it belongs, and the parameters not the config's to set
+# kind -> the modules to look in, or a namespace of one, what of it belongs, and the parameters not the config's to set
 _KINDS = {
     "data": ("diffax.data", _returns("diffax.data", "Dataset"), ()),
     "process": ("diffax.process", _is_process, ()),
@@ -182,7 +184,7 @@ _KINDS = {
         (*"apply process prediction x0 keys sample_time weight decoder".split(),),
     ),
     "weight": ("diffax.losses", _returns("diffax.losses", "Weight"), ()),
-    "optimizer": ("optax", _is_optimizer, ("learning_rate", "mask")),
+    "optimizer": ("optax diffax.optimizers", _is_optimizer, ("learning_rate", "mask")),
     "sampler": (
         "diffax.samplers",
         _returns("diffax.samplers", "Samples"),

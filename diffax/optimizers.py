@@ -1,0 +1,53 @@
+"""Optimizers for networks of convolutions and scanned layers, beside optax's own."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def muon(
+    learning_rate: float | optax.Schedule,
+    beta: float = 0.95,
+    rest: float = 1.0,
+    weight_decay: float = 0.0,
+    mask: Callable | None = None,
+) -> optax.GradientTransformation:
+    """Muon: a kernel moves along its momentum made orthogonal, everything else as with Adam, with Nesterov's step too.
+
+    With U S Vᵀ the momentum of a kernel W [n, m], Nesterov's step included, W becomes W - lr·0.2·√max(n, m)·U Vᵀ, up to
+    the error of five Newton–Schulz steps. 0.2·√max(n, m) makes it as large, in root mean square, as Adam's step, so
+    that learning rates are of Adam's order; arXiv:2502.16982, Eq. 4. The method: K. Jordan et al., "Muon: an optimizer
+    for hidden layers in neural networks", 2024.
+
+    A kernel is a parameter of that name: of a dense layer [n, m], of a convolution [height, width, in, m], which is the
+    matrix n = height·width·in, of dense layers that are scanned [layers, n, m], each a matrix of its own.
+
+    Args:
+        beta: of the momentum.
+        rest: the learning rate of everything else is `rest` times that of the kernels.
+        weight_decay: of what `mask` chooses, times the learning rate.
+    """
+    from optax.contrib import muon as of_matrices
+
+    options: dict[str, Any] = dict(beta=beta, consistent_rms=0.2, muon_weight_dimension_numbers=_matrices)
+    return optax.chain(
+        of_matrices(1.0, adam_learning_rate=rest, **options),
+        optax.add_decayed_weights(-weight_decay, mask),  # optax's own of Adam's part has no mask
+        optax.scale_by_learning_rate(learning_rate, flip_sign=False),
+    )
+
+
+def _matrices(params: Any) -> Any:
+    """Of each parameter which axes are a matrix's rows and columns; None for one that is no kernel."""
+    from optax.contrib import MuonDimensionNumbers
+
+    def of(path, p):
+        if jnp.ndim(p) < 2 or getattr(path[-1], "key", None) != "kernel":
+            return None
+        first = 1 if jnp.ndim(p) == 3 else 0  # stacked by nn.scan
+        return MuonDimensionNumbers(tuple(range(first, jnp.ndim(p) - 1)), jnp.ndim(p) - 1)
+
+    return jax.tree.map_with_path(of, params)

@@ -1,0 +1,101 @@
+"""Muon against the singular value decomposition, on all shapes of kernels."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from launcher import ROOT
+
+from diffax import build
+from diffax import config as configs
+from diffax.models import DiT, UNet, init
+from diffax.optimizers import muon
+
+RATE, BETA = 0.01, 0.9
+
+
+def normal(seed, *shape):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def moved(gradients, params=None, **options):
+    """The sum of the updates of these gradients, one after the other."""
+    tx = muon(RATE, beta=BETA, **options)
+    params = jax.tree.map(jnp.zeros_like, gradients[0]) if params is None else params
+    state, start = tx.init(params), params
+    for gradient in gradients:
+        updates, state = jax.jit(tx.update)(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+    return jax.tree.map(lambda a, b: np.asarray(a - b), params, start)
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (3, 3, 2, 5)])
+def test_a_kernel_moves_along_the_orthogonal_factor_of_its_gradient(shape):
+    gradient = normal(0, *shape)
+    update = moved([{"kernel": gradient}])["kernel"].reshape(-1, shape[-1])
+    u, s, vt = np.linalg.svd(gradient.reshape(-1, shape[-1]), full_matrices=False)
+    assert s[-1] > 0.05 * s[0]
+    values = -u.T @ update @ vt.T / (RATE * 0.2 * np.sqrt(max(update.shape)))
+    np.testing.assert_allclose(values - np.diag(np.diag(values)), 0.0, atol=2e-3)
+    # five Newton-Schulz steps with the quintic 3.4445, -4.7750, 2.0315 bring singular values to about 1
+    assert 0.65 < np.diag(values).min() and np.diag(values).max() < 1.25
+    assert not np.allclose(s / s.mean(), np.diag(values), atol=0.2)
+
+
+def test_momentum_with_nesterovs_step():
+    first, second = normal(0, 5, 4), normal(1, 5, 4)
+    both = moved([{"kernel": first}, {"kernel": second}])["kernel"]
+    # the mean of two gradients, looked ahead once more, with the bias corrections of arXiv:1412.6980
+    mean = (1 - BETA) * (BETA * first + second)
+    ahead = BETA * mean / (1 - BETA**3) + (1 - BETA) * second / (1 - BETA**2)
+    alone = moved([{"kernel": first}])["kernel"] + moved([{"kernel": ahead}])["kernel"]
+    np.testing.assert_allclose(both, alone, atol=3e-5)
+
+
+def test_layers_of_a_scan_are_matrices_each():
+    stacked = normal(0, 3, 6, 4)
+    update = moved([{"kernel": stacked}])["kernel"]
+    for i in range(3):
+        np.testing.assert_allclose(update[i], moved([{"kernel": stacked[i]}])["kernel"], atol=1e-6)
+
+
+def test_what_is_no_kernel_moves_as_with_adam():
+    gradients = [{"bias": normal(i, 4), "embedding": normal(i + 9, 5, 4)} for i in range(3)]
+    params = jax.tree.map(lambda g: jnp.zeros(g.shape), gradients[0])
+    update, tx = moved(gradients, rest=0.5), optax.adam(0.5 * RATE, nesterov=True)
+    state = tx.init(params)
+    for gradient in gradients:
+        updates, state = tx.update(gradient, state)
+        params = optax.apply_updates(params, updates)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), update, params)
+
+
+def test_weight_decay_shrinks_what_the_mask_chooses():
+    params = {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4), "embedding": jnp.ones((2, 4))}
+    still = jax.tree.map(jnp.zeros_like, params)
+    config = configs.load(f"{ROOT}/experiments/toy_mixture.py")
+    config["optimizer"] = dict(name="muon", weight_decay=0.5, learning_rate=RATE)
+    tx = build.optimizer(configs.complete(config))
+    updates, _ = tx.update(still, tx.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], -0.5 * RATE, rtol=1e-5)
+    np.testing.assert_allclose(updates["embedding"], -0.5 * RATE, rtol=1e-5)
+    assert not updates["bias"].any()
+
+
+@pytest.mark.parametrize(
+    "network",
+    [UNet(channels=4, multipliers=(1,), blocks=1, attention=(8,), groups=2), DiT(width=16, depth=3, heads=2)],
+    ids=["unet", "dit"],
+)
+def test_every_kernel_of_a_network_is_a_matrix(network):
+    x, c = jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)
+    params = init(network, jax.random.key(0), x, c)
+    gradients = jax.tree.map(lambda p: normal(p.size, *p.shape), params)
+    update = moved([gradients], params)
+    for path, u in jax.tree.leaves_with_path(update):
+        if path[-1].key == "kernel":
+            matrices = u if u.ndim == 3 else u.reshape(1, -1, u.shape[-1])
+            for matrix in matrices:
+                size = np.sqrt(np.mean(matrix**2)) / (RATE * 0.2)
+                assert 0.6 < size < 1.3, (jax.tree_util.keystr(path), size)
