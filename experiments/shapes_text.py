@@ -42,10 +42,10 @@ def get_config(mode: str = "full") -> ConfigDict:
         adaptive=True,
         text=dict(name="TextTransformer", width=64, layers=2, head_dim=32),
     )
-    config.optimizer = dict(name="adam", learning_rate=1e-3, warmup=100, decay_steps=10_000, clip=1.0)
+    config.optimizer = dict(name="muon", learning_rate=3e-3, warmup=100, decay_steps=8000, clip=1.0)
     config.ema = dict(decays=(0.999,))
 
-    config.train = dict(steps=10_000, batch_size=32, log_every=10, checkpoint_every=1000, sample_every=2500)
+    config.train = dict(steps=8000, batch_size=32, log_every=10, checkpoint_every=1000, sample_every=2000)
     config.sample = dict(
         n=48,
         batch_size=64,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffax import build
+from diffax.data import examples, shapes
 from diffax.data.shapes import COLORS, HELD_OUT, SHAPES, SIZES, Caption, Object, Statement, captioned, check, draw
 from diffax.data.shapes.checker import check_all, find, parse, truths
 from diffax.data.shapes.statements import statements
@@ -244,3 +245,25 @@ def test_the_metric_needs_captions_of_the_grammar():
         metric({}, {"x0": pictures, "caption": ["a circle", "a dog"]}, 0)
     with pytest.raises(ValueError, match="2 pictures and 1 captions"):
         check_all(pictures, [Caption(())])
+
+
+def test_place_diversity_is_that_of_real_places():
+    metric = build.choices("metric")["place_diversity"]
+    one, two = shapes(size=16, objects=(1,)), shapes(size=16, objects=(2,))
+    real = {"x0": np.concatenate([examples(d, np.arange(150))["x0"] for d in (one, two)])}
+    # real pictures under one name: their places are as far apart as those of others
+    captions = np.array(["a red circle"] * 150 + ["two things"] * 150)
+    scores = metric(real, {"x0": real["x0"], "caption": captions}, 0)
+    assert scores["place_diversity"] == pytest.approx(scores["place_diversity_floor"], rel=1e-12)
+    # a single place is uniform between margins of about an eighth: 2·2·(0.75²/12)
+    single = metric(real, {"x0": real["x0"][:150], "caption": captions[:150]}, 0)["place_diversity_floor"]
+    assert 0.33 < single < 0.5
+    same = np.repeat(real["x0"][:1], 3, axis=0)
+    assert metric(real, {"x0": same, "caption": captions[:3]}, 0)["place_diversity"] == pytest.approx(0.0, abs=1e-9)
+    # what has another number of objects is left out
+    mixed = {"x0": np.concatenate([same, real["x0"][150:152]]), "caption": np.array(["a red circle"] * 5)}
+    assert metric(real, mixed, 0)["place_diversity"] == pytest.approx(0.0, abs=1e-9)
+    with pytest.raises(ValueError, match=r"set eval\.each"):
+        metric(real, {"x0": same, "caption": np.array(["a cross", "a thing", "two things"])}, 0)
+    with pytest.raises(ValueError, match="needs captions"):
+        metric(real, {"x0": same}, 0)

@@ -105,12 +105,12 @@ def options(kind: str, spec: Mapping, where: str) -> dict:
     return {key: value for key, value in spec.items() if key != "name"}
 
 
-def _returns(module, alias):
+def _returns(module, *aliases):
     def belongs(value):
         if not inspect.isfunction(value):
             return False
-        wanted = getattr(importlib.import_module(module), alias)
-        return typing.get_type_hints(value, include_extras=True).get("return") == wanted
+        found = typing.get_type_hints(value, include_extras=True).get("return")
+        return any(found == getattr(importlib.import_module(module), alias) for alias in aliases)
 
     return belongs
 
@@ -176,7 +176,8 @@ _KINDS = {
     "network": ("diffax.models", _is_network, ("num_classes", "out_channels", "out_features")),
     "reader": ("diffax.models", _is_reader, ("vocabulary",)),
     "policy": ("jax:checkpoint_policies", _is_policy, ()),
-    "tokenizer": ("diffax.data", _returns("diffax.data", "Tokenizer"), ()),
+    "tokenizer": ("diffax.data", _returns("diffax.data", "Tokenizer", "Embedded"), ()),
+    "encoder": ("diffax.data", _returns("diffax.data", "Encoder"), ()),
     "time": ("diffax.losses", _returns("diffax.losses", "TimeSampler"), ()),
     "objective": (
         "diffax.losses",
@@ -203,4 +204,5 @@ NESTED = {
     "text": "reader",
     "policy": "policy",
     "tokenizer": "tokenizer",
+    "encoder": "encoder",
 }

@@ -84,7 +84,7 @@ def _network(spec, dataset, nulls, learns):
     shape = dataset.shape
     out = shape[-1] * (2 if learns else 1)
     given = dict(num_classes=dataset.num_classes if "label" in nulls else 0, out_channels=out, out_features=out)
-    if dataset.tokenizer is not None:
+    if hasattr(dataset.tokenizer, "size"):
         given["vocabulary"] = dataset.tokenizer.size
     network = make("network", spec, "network", **given)
     if isinstance(network, MLP) and len(shape) != 1:

@@ -113,7 +113,8 @@ def _kind(annotation):
         kind, element, _ = inner[0] if len(inner) == 1 else (None, None, False)
         return kind, element, types.NoneType in typing.get_args(annotation)
     origin = typing.get_origin(annotation) or annotation
-    if inspect.isclass(origin) and origin is not str and issubclass(origin, Sequence):
+    record = hasattr(origin, "_fields")  # a NamedTuple is made by a spec
+    if inspect.isclass(origin) and origin is not str and issubclass(origin, Sequence) and not record:
         elements = set(typing.get_args(annotation)) - {Ellipsis}
         return tuple, elements.pop() if len(elements) == 1 and elements <= set(_PLAIN) else None, False
     return annotation if annotation in _PLAIN else None, None, False

@@ -2,25 +2,30 @@
 
 from diffax.data.captioned import image_text_folder
 from diffax.data.dataset import Dataset, Source, in_memory
+from diffax.data.embeddings import Embedded, Encoder, cached
 from diffax.data.folder import image_folder
 from diffax.data.pipeline import batches, examples
 from diffax.data.shapes import shapes
 from diffax.data.sklearn_digits import digits
 from diffax.data.synthetic import Mixture, fake, mixture, ring
-from diffax.data.text import Tokenizer, by_bytes, by_words, decode, encode
+from diffax.data.text import Tokenizer, by_bytes, by_words, decode, encode, encode_all
 from diffax.data.tfds_source import tfds
 
 __all__ = [
     "Dataset",
+    "Embedded",
+    "Encoder",
     "Mixture",
     "Source",
     "Tokenizer",
     "batches",
     "by_bytes",
     "by_words",
+    "cached",
     "decode",
     "digits",
     "encode",
+    "encode_all",
     "examples",
     "fake",
     "image_folder",

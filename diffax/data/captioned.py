@@ -2,9 +2,11 @@
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
-from diffax.data.dataset import Dataset
+from diffax.data.dataset import Dataset, Example
+from diffax.data.embeddings import Embedded
 from diffax.data.folder import files_below, images, opened
 from diffax.data.text import Tokenizer, by_bytes, encode
 
@@ -12,7 +14,7 @@ _PROMPTS = 16
 
 
 def image_text_folder(
-    path: str | os.PathLike, size: int, captions: str = "", tokenizer: Tokenizer | None = None
+    path: str | os.PathLike, size: int, captions: str = "", tokenizer: Tokenizer | Embedded | None = None
 ) -> Dataset:
     """PNG and JPEG files below `path` with their captions: x0 uint8 [size, size, 3], text int32 [length].
 
@@ -23,7 +25,8 @@ def image_text_folder(
 
     Args:
       captions: a file, from `path`; "" for a text beside each image.
-      tokenizer: None = `by_bytes()`, which any text fits into, cut after 127 bytes.
+      tokenizer: of the captions, or `cached` embeddings of a frozen encoder; None = `by_bytes()`, which any text fits
+        into, cut after 127 bytes.
 
     Raises:
       FileNotFoundError: no such folder, or no such file of captions.
@@ -35,13 +38,20 @@ def image_text_folder(
     if not texts:
         remedy = f"write lines to {captions}" if captions else "put cat.txt beside cat.png, or give a file of captions"
         raise ValueError(f"path={str(path)!r}: no image with a caption; {remedy}")
-    told = [(file, {"text": encode(tokenizer, text)}) for file, text in texts]
-    source, report = images(path, told, size, lost)
+    if isinstance(tokenizer, Embedded):  # too much to hold for all
+        told, tell = texts, partial(_told, tokenizer=tokenizer)
+    else:
+        told, tell = [(file, {"text": encode(tokenizer, text)}) for file, text in texts], dict
+    source, report = images(path, told, size, lost, tell)
     nulls = {"text": encode(tokenizer, "")}
     prompts = tuple(dict.fromkeys(text for _, text in texts))[:_PROMPTS]
     return Dataset(
         source, (size, size, 3), levels=256, report=report, conditions=nulls, tokenizer=tokenizer, prompts=prompts
     )
+
+
+def _told(text: str, tokenizer: Embedded) -> Example:
+    return {"text": encode(tokenizer, text)}
 
 
 def _beside(root: Path) -> tuple[list[tuple[str, str]], list[str]]:

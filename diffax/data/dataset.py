@@ -22,7 +22,7 @@ class Dataset(NamedTuple):
       num_classes: labels are 0 .. num_classes - 1; 0 = no classes.
       conditions: of each condition but the label that an example carries, by name, the array that says nothing: its
         shape and dtype are those of every example's (see `diffax.conditions`).
-      tokenizer: of the condition `text`, where that is tokens.
+      tokenizer: of the condition `text`: a `Tokenizer`, or `Embedded` where it is the embeddings of a frozen encoder.
       prompts: a few texts to draw samples of, unless others are asked for.
       levels: raw values are the integers 0 .. levels - 1 (256 for 8-bit images); 0 = float32, left as it is.
       report: what was noticed when the data set was opened, one line each (skipped files, ...).

@@ -5,7 +5,7 @@ import functools
 import os
 import pathlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,11 +50,17 @@ def opened(path: str | os.PathLike, size: int) -> pathlib.Path:
     return root
 
 
-def images(path: str | os.PathLike, told: Sequence[tuple[str, Example]], size: int, lost: Sequence[str] = ()) -> tuple:
+def images(
+    path: str | os.PathLike,
+    told: Sequence[tuple[str, Any]],
+    size: int,
+    lost: Sequence[str] = (),
+    tell: Callable[[Any], Example] = dict,
+) -> tuple:
     """(the source of the files that can be read, each with what is told of it; the report of those that cannot).
 
     Args:
-      told: of each example, the file and its fields besides x0.
+      told: of each example, the file and its fields besides x0, or what `tell` makes them of.
       lost: what else was skipped, one line each, for the same warning and report.
     """
     with concurrent.futures.ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
@@ -68,7 +74,7 @@ def images(path: str | os.PathLike, told: Sequence[tuple[str, Example]], size: i
     if bad:
         more = f"; and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
         warnings.warn(f"skipped {len(bad)} of {count} images: {'; '.join(bad[:_NAMED])}{more}", stacklevel=3)
-    source = Source(len(good), functools.partial(_read, files=good, size=size))
+    source = Source(len(good), functools.partial(_read, files=good, size=size, tell=tell))
     return source, tuple(f"skipped {line}" for line in bad)
 
 
@@ -140,7 +146,7 @@ def _fault(file: str) -> str | None:
     return None
 
 
-def _read(index: int, files: list[tuple[str, Example]], size: int) -> Example:
+def _read(index: int, files: list[tuple[str, Any]], size: int, tell: Callable[[Any], Example]) -> Example:
     from PIL import Image
 
     reason = ""
@@ -153,7 +159,7 @@ def _read(index: int, files: list[tuple[str, Example]], size: int) -> Example:
             reason = f"{file}: {_one_line(error)}"
             warnings.warn(f"{reason}; the next image stands in for it", stacklevel=2)
             continue
-        return dict(x0=x0, **fields)
+        return dict(x0=x0, **tell(fields))
     raise ValueError(f"{_STAND_INS} images in a row cannot be read, the last is {reason}; is the folder still there?")
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diffax.data.dataset import check_integers
+from diffax.data.embeddings import Embedded
 
 PAD, START, UNKNOWN, FIRST = 0, 1, 2, 3  # FIRST is that of the first byte or word
 _log = logging.getLogger(__name__)
@@ -50,11 +51,22 @@ def by_words(vocabulary: Sequence[str], length: int = 32) -> Tokenizer:
     return Tokenizer(FIRST + len(places), length, partial(_places, places), partial(_sentence, tuple(places)))
 
 
-def encode(tokenizer: Tokenizer, text: str) -> np.ndarray:
+def encode(tokenizer: Tokenizer | Embedded, text: str) -> np.ndarray:
     """int32 [length]: the start token, those of the text, padding. The empty text says nothing: it is the null prompt.
 
-    A text that is too long is cut, with a warning.
+    A text that is too long is cut, with a warning. With `Embedded` it is float16 [length, width].
     """
+    return encode_all(tokenizer, [text])[0]
+
+
+def encode_all(tokenizer: Tokenizer | Embedded, texts: Sequence[str]) -> np.ndarray:
+    """`encode` of each text, [n, ...]."""
+    if isinstance(tokenizer, Embedded):
+        return tokenizer.embed(texts)
+    return np.stack([_tokens(tokenizer, text) for text in texts])
+
+
+def _tokens(tokenizer: Tokenizer, text: str) -> np.ndarray:
     tokens = np.full(tokenizer.length, PAD, np.int32)
     tokens[0] = START
     for place, token in enumerate(tokenizer.split(text), 1):
@@ -66,8 +78,10 @@ def encode(tokenizer: Tokenizer, text: str) -> np.ndarray:
     return tokens
 
 
-def decode(tokenizer: Tokenizer, tokens: Sequence[int] | np.ndarray) -> str:
-    """The text of tokens, without start and padding."""
+def decode(tokenizer: Tokenizer | Embedded, tokens: Sequence[int] | np.ndarray) -> str:
+    """The text of tokens, without start and padding; or of an embedding."""
+    if isinstance(tokenizer, Embedded):
+        return tokenizer.recall(np.asarray(tokens))
     return tokenizer.join([int(token) for token in tokens if token not in (PAD, START)])
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from diffax.data.dataset import Dataset, Example, Source, check_integers
+from diffax.data.embeddings import Embedded
 from diffax.data.folder import square
 from diffax.data.text import Tokenizer, by_bytes, encode
 
@@ -24,7 +25,7 @@ def tfds(
     size: int | None = None,
     text_key: str | None = None,
     texts: int = 1,
-    tokenizer: Tokenizer | None = None,
+    tokenizer: Tokenizer | Embedded | None = None,
 ) -> Dataset:
     """A prepared TensorFlow Datasets data set in its array_record format, x0 raw as it is stored.
 
@@ -39,7 +40,8 @@ def tfds(
       text_key: the feature that becomes text int32 [length]: a text, or a sequence of texts; "captions/text" is the
         feature text of the feature captions. None for no captions.
       texts: a picture with several captions is an example with each of its first `texts`, one after the other.
-      tokenizer: of the captions; None = `by_bytes()`, which any text fits into, cut after 127 bytes.
+      tokenizer: of the captions, or `cached` embeddings of a frozen encoder; None = `by_bytes()`, which any text fits
+        into, cut after 127 bytes.
 
     Raises:
       ValueError: unknown name, split or feature; not prepared, or in another format; images of several shapes without
@@ -151,7 +153,7 @@ def _check_text(features: Any, name: str, key: str) -> None:
         raise ValueError(f"text_key={key!r}: is {type(found).__name__}, no text; set text_key=None for no captions")
 
 
-def _told(index: int, read: Any, records: Any, text_key: str, texts: int, tokenizer: Tokenizer) -> Example:
+def _told(index: int, read: Any, records: Any, text_key: str, texts: int, tokenizer: Tokenizer | Embedded) -> Example:
     index, number = divmod(index, texts)
     captions = _texts(records[index], text_key)
     return {**read(index), "text": encode(tokenizer, captions[number % len(captions)])}

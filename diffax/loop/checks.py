@@ -59,14 +59,16 @@ def _check_data(experiment):
 
 
 def _check_classes(experiment):
-    config = experiment.config
+    options = experiment.config["eval"]
     wanted.conditions(experiment, 1)
     wanted.held_out(experiment, 1)
-    if "caption_agreement" in config["eval"]["metrics"] and not (
-        "text" in experiment.nulls and experiment.dataset.tokenizer is not None
-    ):
-        raise ValueError("eval.metrics: 'caption_agreement' needs loss.conditional=True and a data set with captions")
-    if "classifier_agreement" in config["eval"]["metrics"] and "label" not in experiment.nulls:
+    captioned = "text" in experiment.nulls and experiment.dataset.tokenizer is not None
+    for name in options["metrics"]:
+        if name in ("caption_agreement", "place_diversity") and not captioned:
+            raise ValueError(f"eval.metrics: {name!r} needs loss.conditional=True and a data set with captions")
+        if name in ("pixel_diversity", "place_diversity") and options["conditions"] and options["each"] < 2:
+            raise ValueError(f"eval.metrics: {name!r} needs several samples of a condition; set eval.each to 2 or more")
+    if "classifier_agreement" in options["metrics"] and "label" not in experiment.nulls:
         raise ValueError(
             "eval.metrics: 'classifier_agreement' needs loss.conditional=True and a data set with classes; leave it out"
         )

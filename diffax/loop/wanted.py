@@ -25,7 +25,7 @@ def conditions(experiment: Experiment, n: int) -> dict[str, np.ndarray]:
         found["label"] = np.resize(np.asarray(labels, np.int32), n)
     if dataset.tokenizer is not None and "text" in experiment.nulls:
         texts = options["prompts"] or dataset.prompts or ("",)
-        tokens = np.stack([data.encode(dataset.tokenizer, text) for text in texts])
+        tokens = data.encode_all(dataset.tokenizer, texts)
         found["text"] = tokens[np.arange(n) % len(tokens)]
     rest = [name for name in experiment.nulls if name not in found]
     examples: Any = data.examples(dataset, np.arange(n) % len(dataset.source)) if rest else {}

@@ -1,6 +1,6 @@
 """Scores of samples and the card that says what each depends on."""
 
-from diffax.metrics.captions import caption_agreement
+from diffax.metrics.captions import caption_agreement, place_diversity
 from diffax.metrics.card import array_hash, card, versions
 from diffax.metrics.classifier import agreement
 from diffax.metrics.frechet import frechet_distance, frechet_floor, frechet_from_statistics, gaussian_statistics
@@ -19,5 +19,6 @@ __all__ = [
     "gaussian_statistics",
     "pixel_diversity",
     "pixel_frechet",
+    "place_diversity",
     "versions",
 ]

@@ -1,6 +1,8 @@
 """Do generated pictures show what their captions say? The checker of the data set `shapes` is the judge."""
 
-from diffax.metrics.scores import Scores
+import numpy as np
+
+from diffax.metrics.scores import Scores, squared_distances
 
 _NUMBERS = {1: "one", 2: "two", 3: "three"}
 
@@ -36,3 +38,44 @@ def caption_agreement(reference: dict, generated: dict, seed: int) -> Scores:
     for kind in sorted({fact.kind for fact, _ in facts}):
         shares[f"statement_agreement_{kind}"] = [true for fact, true in facts if fact.kind == kind]
     return {name: sum(true) / len(true) for name, true in shares.items() if true}
+
+
+def place_diversity(reference: dict, generated: dict, seed: int) -> Scores:
+    """How far apart pictures of one caption place their objects, `place_diversity_floor` the same of real pictures.
+
+    The root mean square distance of two pictures' centers, in sides of the picture; the center of a picture is the mean
+    of its objects' places, as `diffax.data.shapes.find` sees them. A caption says how objects lie to each other, not
+    where in the picture: a network that always answers with the same layout has 0. Pictures with another number of
+    objects than was asked for are left out; real pictures are compared with others of as many objects.
+
+    Args:
+        reference: x0 of real pictures. generated: as of `caption_agreement`, several pictures of each caption.
+
+    Raises:
+        ValueError: no captions, or no two pictures of one caption that can be compared.
+    """
+    from diffax.data.shapes import parse
+
+    if "caption" not in generated:
+        raise ValueError("the metric 'place_diversity' needs captions: a data set such as shapes, a network told text")
+    asked = np.asarray(generated["caption"])
+    numbers = np.array([parse(str(text)).count for text in asked])
+    places, found = _places(generated["x0"])
+    right = found == numbers
+    squares = squared_distances(places[right], asked[right])
+    if not len(squares):
+        raise ValueError("the metric 'place_diversity' needs several samples of a caption: set eval.each")
+    real_places, real = _places(reference["x0"])
+    alike = {n: squared_distances(real_places[real == n], real[real == n]) for n in set(numbers[right])}
+    floor = np.concatenate([alike[n] for n in numbers[right]])
+    known = {"place_diversity_floor": float(np.sqrt(floor.mean()))} if len(floor) else {}
+    return {"place_diversity": float(np.sqrt(squares.mean())), **known}
+
+
+def _places(pictures):
+    """(mean place of the objects of each picture [n, 2] in its sides, their number [n])."""
+    from diffax.data.shapes import find
+
+    objects = find(pictures)
+    places = [np.mean([(item.x, item.y) for item in some] or [(0.0, 0.0)], axis=0) / 256 for some in objects]
+    return np.array(places), np.array([len(some) for some in objects])

@@ -24,14 +24,19 @@ def pixel_diversity(reference: dict, generated: dict, seed: int) -> Scores:
     """
     asked = generated.get("caption", generated.get("label"))
     asked = np.zeros(len(generated["x0"]), int) if asked is None else asked
-    _, group, count = np.unique(asked, return_inverse=True, return_counts=True)
-    x = np.asarray(generated["x0"], np.float64).reshape(len(group), -1)
-    if not (count > 1).any():
+    x = np.asarray(generated["x0"], np.float64).reshape(len(asked), -1)
+    squares = squared_distances(x, asked)
+    if not len(squares):
         raise ValueError("the metric 'pixel_diversity' needs several samples of a condition: set eval.each")
+    return {"pixel_diversity": float(np.sqrt(squares.mean() / x.shape[1]))}
+
+
+def squared_distances(x: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """Of each condition with several samples x [n, d], the mean squared distance of two of these: [conditions]."""
+    _, group, count = np.unique(asked, return_inverse=True, return_counts=True)
     mean = np.stack([np.bincount(group, column) for column in x.T], axis=1) / count[:, None]
     # of n samples, 2/(n - 1) times the squared distances from their mean is the mean of those between two of them
-    spread = np.bincount(group, ((x - mean[group]) ** 2).mean(1))[count > 1] * 2.0 / (count[count > 1] - 1)
-    return {"pixel_diversity": float(np.sqrt(spread.mean()))}
+    return np.bincount(group, ((x - mean[group]) ** 2).sum(1))[count > 1] * 2.0 / (count[count > 1] - 1)
 
 
 def classifier_agreement(reference: dict, generated: dict, seed: int) -> Scores:

@@ -58,7 +58,7 @@ def chart(name: str, steps: np.ndarray, values: np.ndarray, against: str = "step
         f'<figure class="chart">{_caption(name, _note(finite, log), _number(line[-1]))}'
         f'<div class="plot"><div class="ylabels">{_labels(y_ticks, down, "top")}</div><div class="area">'
         f'<svg viewBox="0 0 {_UNIT} {_UNIT}" preserveAspectRatio="none" role="img" aria-label="{label}">{drawing}</svg>'
-        f"{_spots(x, y, line, across)}</div>"
+        f"{_spots(x, y, line, across, against)}</div>"
         f'<div class="xlabels">{_labels(x_ticks, across, "left", _count)}</div></div></figure>'
     )
 
@@ -160,13 +160,14 @@ def _note(finite: np.ndarray, log: bool) -> str:
     return " · ".join(note for note in notes if note)
 
 
-def _spots(x: np.ndarray, y: np.ndarray, line: np.ndarray, across) -> str:
+def _spots(x: np.ndarray, y: np.ndarray, line: np.ndarray, across, against: str) -> str:
     count = min(_SPOTS, len(x))
     spots = []
     for i in range(count):
         place = i / count
         k = int(np.argmin(np.abs(across(x) - (place + 0.5 / count) * _UNIT)))
-        text = f"step {x[k]:,.0f}<br>{_number(y[k])}, mean {_number(line[k])}"
+        at = f"{x[k]:,.0f}" if against == "step" else f"{x[k]:g}"
+        text = f"{html.escape(against)} {at}<br>{_number(y[k])}, mean {_number(line[k])}"
         side = "l" if place < 0.5 else "r"
         spots.append(f'<i class="{side}" style="left:{place:.2%};width:{1 / count:.2%}"><b>{text}</b></i>')
     return "".join(spots)

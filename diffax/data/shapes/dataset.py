@@ -6,12 +6,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from diffax.data.dataset import Dataset, Example, Source, check_integers
+from diffax.data.embeddings import Embedded
 from diffax.data.shapes.describe import describe
 from diffax.data.shapes.draw import draw
 from diffax.data.shapes.figures import COLORS, LEAST_SIDE, SHAPES
 from diffax.data.shapes.grammar import LONGEST, parse, say, vocabulary
 from diffax.data.shapes.scene import HELD_OUT, SPLITS, Scene, draws, scene
-from diffax.data.text import Tokenizer, by_words, encode
+from diffax.data.text import Tokenizer, by_words, encode, encode_all
 
 PROMPTS = (
     "a large red circle",
@@ -38,7 +39,7 @@ def shapes(
     split: str = "train",
     objects: Sequence[int] = (1, 2, 3),
     examples: int = 50_000,
-    tokenizer: Tokenizer | None = None,
+    tokenizer: Tokenizer | Embedded | None = None,
     held_out: Sequence[str] = HELD_OUT,
     shuffled: bool = False,
 ) -> Dataset:
@@ -57,7 +58,8 @@ def shapes(
         neither train nor test has, though they have each of the two; its caption names both.
       objects: how many there are in a scene: one of these, each of 1, 2 or 3, equally often.
       examples: the length of the data set; a longer one continues it.
-      tokenizer: of the captions; None = `by_words` of the grammar's words, which every caption fits into.
+      tokenizer: of the captions, or `cached` embeddings of a frozen encoder; None = `by_words` of the grammar's words,
+        which every caption fits into.
       held_out: the pairs "color shape" of the split novel; () to train on all.
       shuffled: each picture has the caption of the next: a control, from which nothing can be learned of the text.
 
@@ -92,15 +94,15 @@ def captioned(index: int, split: str, objects: Sequence[int], held_out: Sequence
     return drawn, say(caption, bits)
 
 
-def _read(index: int, size: int, tokenizer: Tokenizer, **facts) -> Example:
+def _read(index: int, size: int, tokenizer: Tokenizer | Embedded, **facts) -> Example:
     return {name: column[0] for name, column in _take(np.array([index]), size, tokenizer, **facts).items()}
 
 
-def _take(indices: np.ndarray, size: int, tokenizer: Tokenizer, shuffled: bool, **facts) -> Example:
+def _take(indices: np.ndarray, size: int, tokenizer: Tokenizer | Embedded, shuffled: bool, **facts) -> Example:
     scenes, captions = zip(*(captioned(int(index), **facts) for index in indices))
     if shuffled:
         captions = [captioned(int(index) + 1, **facts)[1] for index in indices]
-    return dict(x0=draw(scenes, size), text=np.stack([encode(tokenizer, caption) for caption in captions]))
+    return dict(x0=draw(scenes, size), text=encode_all(tokenizer, captions))
 
 
 def _check(split: str, objects: tuple[int, ...], held_out: tuple[str, ...]) -> None:

@@ -1,0 +1,117 @@
+"""Texts as the embeddings of a frozen encoder, each computed once and kept on disk."""
+
+import contextlib
+import hashlib
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Encoder(NamedTuple):
+    """A frozen text encoder.
+
+    Attributes:
+      name: of the embeddings that it gives: another one for other parameters. It names the file that keeps them.
+      length, width: of the embedding of a text, cut or padded.
+      embed: texts -> [n, length, width], zeros where there is nothing.
+    """
+
+    name: str
+    length: int
+    width: int
+    embed: Callable[[Sequence[str]], np.ndarray]
+
+
+class Embedded(NamedTuple):
+    """In place of a `Tokenizer`: a data set's condition `text` is then float16 [length, width]. Made by `cached`.
+
+    Attributes:
+      embed: texts -> [n, length, width]; zeros where there is nothing, all of it for the empty text.
+      recall: the embedding of a text that was embedded once -> the text, or a text with the same embedding.
+    """
+
+    embed: Callable[[Sequence[str]], np.ndarray]
+    recall: Callable[[np.ndarray], str]
+
+
+def cached(encoder: Encoder, folder: str | os.PathLike) -> Embedded:
+    """Embeddings of `encoder` from the file `<folder>/<name>.sqlite`; those that it lacks are computed and added.
+
+    For text-to-image training with a large encoder: after the first epoch it no longer runs, in this run and in others
+    with the same captions. Processes may share the file; one that is killed loses nothing that was added.
+
+    Raises:
+      ValueError: a folder that cannot be written, a file of another encoder, embeddings of another shape or not finite.
+    """
+    file = Path(folder).expanduser().absolute() / f"{encoder.name}.sqlite"
+    shape = encoder.length, encoder.width
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with _opened(file) as store:
+            store.execute("pragma journal_mode = wal")  # readers do not wait for a writer
+            store.execute("create table if not exists texts (text blob primary key, digest blob, embedding blob)")
+            store.execute("create index if not exists digests on texts (digest)")
+            found = store.execute("select embedding from texts limit 1").fetchone()
+    except (OSError, sqlite3.Error) as error:
+        raise ValueError(f"folder={str(folder)!r}: {file.name} cannot be used ({error}); give another folder") from None
+    if found and len(found[0]) != _size(shape):
+        raise ValueError(f"folder={str(folder)!r}: {file.name} has embeddings of another shape than {shape}; remove it")
+    return Embedded(partial(_embedded, encoder=encoder, file=file), partial(_recalled, file=file))
+
+
+def _embedded(texts: Sequence[str], encoder: Encoder, file: Path) -> np.ndarray:
+    shape = encoder.length, encoder.width
+    keys = [text.encode("utf-8", "replace") for text in texts]  # a surrogate on its own has no UTF-8
+    rows = {b"": bytes(_size(shape))}
+    with _opened(file) as store:
+        for key in set(keys) - {b""}:
+            if row := store.execute("select embedding from texts where text = ?", (key,)).fetchone():
+                rows[key] = row[0]
+    if missing := sorted(set(keys) - set(rows)):
+        added = _computed(encoder, missing, shape)
+        with _opened(file) as store:
+            lines = [(key, hashlib.sha256(value).digest(), value) for key, value in added.items()]
+            store.executemany("insert or ignore into texts values (?, ?, ?)", lines)
+        rows |= added
+    return np.stack([np.frombuffer(rows[key], np.float16).reshape(shape) for key in keys])
+
+
+def _computed(encoder: Encoder, keys: list[bytes], shape: tuple[int, int]) -> dict[bytes, bytes]:
+    values = np.asarray(encoder.embed([key.decode() for key in keys])).astype(np.float16)
+    if values.shape != (len(keys), *shape):
+        raise ValueError(f"encoder: {encoder.name} gave {values.shape} for {len(keys)} texts, expected each {shape}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"encoder: {encoder.name} gave values that are not finite in float16; scale them")
+    return {key: value.tobytes() for key, value in zip(keys, values)}
+
+
+def _recalled(embedding: np.ndarray, file: Path) -> str:
+    value = np.ascontiguousarray(embedding, np.float16).tobytes()
+    if not any(value):
+        return ""
+    with _opened(file) as store:
+        digest = hashlib.sha256(value).digest()
+        row = store.execute("select text from texts where digest = ? order by text", (digest,)).fetchone()
+    if row is None:
+        raise ValueError(f"text: {file.name} has no text with this embedding; embed it first")
+    return row[0].decode()
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[sqlite3.Connection]:
+    # one for each use: neither threads nor processes may share a connection
+    store = sqlite3.connect(file, timeout=60.0)
+    try:
+        with store:
+            yield store
+    finally:
+        store.close()
+
+
+def _size(shape: tuple[int, int]) -> int:
+    return 2 * shape[0] * shape[1]
