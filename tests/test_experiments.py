@@ -52,7 +52,7 @@ def test_the_full_config_is_complete_and_refuses_other_modes(file):
 # the others differ from these in few numbers and names, and test_quick_mode_learns runs them
 SHORT = [
     pytest.param(ROOT / "experiments" / "digits.py", marks=pytest.mark.slow),
-    ROOT / "experiments" / "digits_dit.py",
+    pytest.param(ROOT / "experiments" / "digits_dit.py", marks=pytest.mark.slow),
     ROOT / "experiments" / "toy_mixture.py",
 ]
 

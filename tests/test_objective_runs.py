@@ -38,6 +38,7 @@ def samples(experiment, state, **sample):
     return sampling.generator(experiment)(params, 0, cond, 4, 4, guidance)
 
 
+@pytest.mark.slow
 def test_a_network_that_learns_its_variances(tmp_path, programs):  # noqa: F811
     experiment, state = run(tmp_path / "run", CHAIN)
     last = [leaf for leaf in jax.tree.leaves(state.params) if leaf.shape[-1] == 4]  # y and v of two numbers
@@ -59,6 +60,7 @@ def learned(tmp_path_factory, programs):  # noqa: F811
     return *run(folder, LEARNED), folder
 
 
+@pytest.mark.slow
 def test_a_process_is_trained_beside_the_network(learned):
     experiment, state, folder = learned
     fresh = training.initial_state(experiment)
@@ -77,6 +79,7 @@ def test_a_process_is_trained_beside_the_network(learned):
     assert len(rows(folder)) == 3 and (folder / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_objectives(learned):
     # of the same state, batch and keys: as the launcher binds it and as it is called by hand
     experiment, state, _ = learned

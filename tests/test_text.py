@@ -187,7 +187,7 @@ SMALL = [
     for option in (
         "network.channels=8 network.multipliers=(1,) network.attention=() network.cross_attention=(16,) "
         "network.groups=4 network.head_dim=4 network.text.layers=1 network.text.width=16 network.text.head_dim=8 "
-        "train.steps=2 optimizer.decay_steps=0 optimizer.warmup=0 "
+        "train.steps=2 optimizer.name=adam optimizer.decay_steps=0 optimizer.warmup=0 "
         "train.batch_size=8 train.checkpoint_every=2 train.sample_every=0 sample.n=4 sample.grid.n=2 data.examples=64 "
         "eval.after_training=False"
     ).split()
