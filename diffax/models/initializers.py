@@ -88,17 +88,27 @@ def _stacked(equation, needed):
     """{needed result of a scan: that of its body}, as of `nn.scan`'s parameters; {} if what is carried reaches them."""
     if equation.primitive.name != "scan":
         return {}
-    body, options = equation.params["jaxpr"].jaxpr, equation.params
+    body, (shared, carry) = equation.params["jaxpr"].jaxpr, _counts(equation)
     results = {outer: v for outer, v in zip(equation.outvars, body.outvars) if outer in needed}
-    carried = body.invars[options["num_consts"] :][: options["num_carry"]]
-    if needed.intersection(equation.outvars[: options["num_carry"]]):
+    carried = body.invars[shared - carry : shared]
+    if needed.intersection(equation.outvars[:carry]):
         return {}
     return {} if _needed(body, list(results.values()))[1].intersection(carried) else results
 
 
+def _counts(equation):
+    """How many of a scan's inputs all layers share, those carried the last of these, and how many are carried.
+
+    They lack the axis of layers. Their numbers among the equation's parameters have other names in other JAX versions.
+    """
+    body = equation.params["jaxpr"].jaxpr
+    shared = sum(outer.aval.ndim == v.aval.ndim for outer, v in zip(equation.invars, body.invars))
+    return shared, sum(outer.aval.ndim == v.aval.ndim for outer, v in zip(equation.outvars, body.outvars))
+
+
 def _each_layer(equation, inputs, results):
     """Results of a scan's body for every layer, stacked; nothing is carried."""
-    body, shared = equation.params["jaxpr"], equation.params["num_consts"] + equation.params["num_carry"]
+    body, (shared, _) = equation.params["jaxpr"], _counts(equation)
 
     def layer(xs):
         return _evaluate(body.jaxpr, body.consts, [*inputs[:shared], *xs], results)
