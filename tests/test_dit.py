@@ -147,7 +147,7 @@ def test_rotated_products_depend_on_the_difference_of_places():
     rng = np.random.default_rng(0)
     q, k = (jnp.asarray(rng.standard_normal(8), jnp.float32) for _ in range(2))
     angles = transformer.axial_angles(5, 7, 8).reshape(5, 7, 4)
-    turn = lambda a, y, x: layers.rotate(a[None, None, None], angles[y, x][None])[0, 0, 0]  # noqa: E731
+    turn = lambda a, y, x: transformer.rotate(a[None, None, None], angles[y, x][None])[0, 0, 0]  # noqa: E731
     product = turn(q, 1, 2) @ turn(k, 3, 5)
     for dy, dx in ((1, 1), (-1, 1), (1, -2)):
         np.testing.assert_allclose(turn(q, 1 + dy, 2 + dx) @ turn(k, 3 + dy, 5 + dx), product, rtol=1e-4)

@@ -68,6 +68,16 @@ def test_many_at_once_write_one_file(tmp_path):
             np.testing.assert_array_equal(found, embed(texts[offset:] + texts[:offset]))
 
 
+def test_of_two_that_add_a_text_at_once_the_first_counts(tmp_path):
+    def slow(texts):
+        data.encode(data.cached(counting([]), tmp_path), "a")  # another process is faster
+        return embed(texts) + 0.25
+
+    tokenizer = data.cached(counting([], slow), tmp_path)
+    np.testing.assert_array_equal(data.encode(tokenizer, "a"), values("a"))
+    assert data.decode(tokenizer, values("a")) == "a"
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [
@@ -140,9 +150,8 @@ EXPERIMENT = """
 def test_a_run_told_by_the_frozen_transformer_of_another(tmp_path, programs):  # noqa: F811
     file = tmp_path / "experiment.py"
     file.write_text(textwrap.dedent(EXPERIMENT).replace("{folder}", str(tmp_path)))
-    where = {"PYTHONPATH": str(ROOT / "experiments")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(where["PYTHONPATH"])
+        patch.syspath_prepend(str(ROOT / "experiments"))
         outcome = launch(f"--config={file}", f"--workdir={tmp_path / 'first'}")
         assert outcome.code == 0, outcome.err
         outcome = launch(f"--config={file}:frozen", f"--workdir={tmp_path / 'second'}")

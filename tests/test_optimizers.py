@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 from launcher import ROOT
+from networks import normal
 
 from diffax import build
 from diffax import config as configs
@@ -13,10 +14,6 @@ from diffax.models import DiT, init
 from diffax.optimizers import muon
 
 RATE, BETA = 0.01, 0.9
-
-
-def normal(seed, *shape):
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 def moved(gradients, params=None, **options):
@@ -32,7 +29,7 @@ def moved(gradients, params=None, **options):
 
 @pytest.mark.parametrize("shape", [(6, 4), (4, 6), (3, 3, 2, 5)])
 def test_a_kernel_moves_along_the_orthogonal_factor_of_its_gradient(shape):
-    gradient = normal(0, *shape)
+    gradient = normal(0, shape)
     update = moved([{"kernel": gradient}])["kernel"].reshape(-1, shape[-1])
     u, s, vt = np.linalg.svd(gradient.reshape(-1, shape[-1]), full_matrices=False)
     assert s[-1] > 0.05 * s[0]
@@ -44,7 +41,7 @@ def test_a_kernel_moves_along_the_orthogonal_factor_of_its_gradient(shape):
 
 
 def test_momentum_with_nesterovs_step():
-    first, second = normal(0, 5, 4), normal(1, 5, 4)
+    first, second = normal(0, (5, 4)), normal(1, (5, 4))
     both = moved([{"kernel": first}, {"kernel": second}])["kernel"]
     # the mean of two gradients, looked ahead once more, with the bias corrections of arXiv:1412.6980
     mean = (1 - BETA) * (BETA * first + second)
@@ -54,14 +51,14 @@ def test_momentum_with_nesterovs_step():
 
 
 def test_layers_of_a_scan_are_matrices_each():
-    stacked = normal(0, 3, 6, 4)
+    stacked = normal(0, (3, 6, 4))
     update = moved([{"kernel": stacked}])["kernel"]
     for i in range(3):
         np.testing.assert_allclose(update[i], moved([{"kernel": stacked[i]}])["kernel"], atol=1e-6)
 
 
 def test_what_is_no_kernel_moves_as_with_adam():
-    gradients = [{"bias": normal(i, 4), "embedding": normal(i + 9, 5, 4)} for i in range(3)]
+    gradients = [{"bias": normal(i, (4,)), "embedding": normal(i + 9, (5, 4))} for i in range(3)]
     params = jax.tree.map(lambda g: jnp.zeros(g.shape), gradients[0])
     update, tx = moved(gradients, rest=0.5), optax.adam(0.5 * RATE, nesterov=True)
     state = tx.init(params)
@@ -87,7 +84,7 @@ def test_every_kernel_of_scanned_layers_is_a_matrix():
     network = DiT(width=16, depth=3, heads=2)
     x, c = jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)
     params = init(network, jax.random.key(0), x, c)
-    gradients = jax.tree.map(lambda p: normal(p.size, *p.shape), params)
+    gradients = jax.tree.map(lambda p: normal(p.size, p.shape), params)
     update = moved([gradients], params)
     for path, u in jax.tree.leaves_with_path(update):
         if path[-1].key == "kernel":

@@ -214,7 +214,7 @@ def test_three_scales_of_guidance_become_curves(tmp_path):
         body = {"step": 100, "scores": {"caption_agreement": share}, "sampler": sampler, "seed": seed}
         write_json(tmp_path / f"eval_00000100{'' if number == 1 else f'_{number}'}.json", body)
 
-    for number, (scale, share) in enumerate([(1.0, 0.5), (2.0, 0.8)], 1):
+    for number, (scale, share) in enumerate([(1.5, 0.5), (2.0, 0.8)], 1):
         card(number, scale, share)
     page = write_report(tmp_path).read_text()
     assert "guidance scale" not in page
@@ -225,3 +225,4 @@ def test_three_scales_of_guidance_become_curves(tmp_path):
     page = write_report(tmp_path).read_text()
     assert "Against the scale of guidance" in page
     assert "caption_agreement against guidance scale, 4 values" in page
+    assert "guidance scale 1.5<br>" in page and "<b>step" not in page.split("Against the scale")[1]

@@ -118,20 +118,6 @@ def test_padding_says_nothing_and_every_word_something():
     )
 
 
-def test_rotary_text_hears_the_distance_of_words():
-    """With places taken out, a text that begins later is the same text; without rotation words have no order."""
-    x = jax.ShapeDtypeStruct((1, 8), jnp.int32)
-    early, late = jnp.asarray([[4, 5, 6, 0, 0, 0, 0, 0]]), jnp.asarray([[0, 0, 0, 4, 5, 6, 0, 0]])
-    turned = jnp.asarray([[6, 5, 4, 0, 0, 0, 0, 0]])
-    for rotary in (True, False):
-        network = TextTransformer(9, width=8, layers=2, head_dim=4, rotary=rotary)
-        params = stirred(init(network, KEY, x)) | {"places": jnp.zeros((8, 8))}
-        read = lambda text: np.asarray(network.apply({"params": params}, text).tokens[0])  # noqa: B023, E731
-        np.testing.assert_allclose(read(early)[:3], read(late)[3:6], rtol=1e-4, atol=1e-5)
-        apart = np.abs(read(early)[:3] - read(turned)[2::-1]).max()
-        assert apart > 1e-2 if rotary else apart < 1e-5
-
-
 def test_embeddings_of_another_encoder_and_the_null_among_them():
     network = reading(TextEmbeddings(width=8))
     rng = np.random.default_rng(0)

@@ -151,7 +151,7 @@ def _is_optimizer(value):
     # ours, and optax's aliases, but for those that need a line search, a key, or a learning rate that is a number
     return (
         inspect.isfunction(value)
-        and value.__module__.endswith((".alias", ".optimizers"))
+        and (value.__module__ == "diffax.optimizers" or value.__module__.endswith(".alias"))
         and "learning_rate" in inspect.signature(value).parameters
         and value.__name__ not in ("lbfgs", "noisy_sgd", "optimistic_adam", "rprop", "sm3")
     )

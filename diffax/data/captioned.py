@@ -8,9 +8,7 @@ from pathlib import Path
 from diffax.data.dataset import Dataset, Example
 from diffax.data.embeddings import Embedded
 from diffax.data.folder import files_below, images, opened
-from diffax.data.text import Tokenizer, by_bytes, encode
-
-_PROMPTS = 16
+from diffax.data.text import PROMPTS, Tokenizer, by_bytes, encode, plain
 
 
 def image_text_folder(
@@ -44,7 +42,7 @@ def image_text_folder(
         told, tell = [(file, {"text": encode(tokenizer, text)}) for file, text in texts], dict
     source, report = images(path, told, size, lost, tell)
     nulls = {"text": encode(tokenizer, "")}
-    prompts = tuple(dict.fromkeys(text for _, text in texts))[:_PROMPTS]
+    prompts = tuple(dict.fromkeys(text for _, text in texts))[:PROMPTS]
     return Dataset(
         source, (size, size, 3), levels=256, report=report, conditions=nulls, tokenizer=tokenizer, prompts=prompts
     )
@@ -59,7 +57,7 @@ def _beside(root: Path) -> tuple[list[tuple[str, str]], list[str]]:
     texts, lost = [], []
     for file in files_below(root):
         try:
-            texts.append((file, _plain(Path(file).with_suffix(".txt").read_text(encoding="utf-8"))))
+            texts.append((file, plain(Path(file).with_suffix(".txt").read_text(encoding="utf-8"))))
         except (OSError, UnicodeDecodeError) as error:
             lost.append(f"{file}: no caption ({getattr(error, 'strerror', None) or 'its text is no UTF-8'})")
     return texts, lost
@@ -89,8 +87,4 @@ def _entry(root: Path, where: str, line: bytes) -> tuple[str, str]:
     inside = os.path.normpath(image)
     if os.path.isabs(inside) or inside.startswith(".."):
         raise ValueError(f"{where}: {image!r} is not below {root}; name files from there")
-    return str(root / inside), _plain(caption)
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split())
+    return str(root / inside), plain(caption)

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -67,27 +67,28 @@ def cached(encoder: Encoder, folder: str | os.PathLike) -> Embedded:
 def _embedded(texts: Sequence[str], encoder: Encoder, file: Path) -> np.ndarray:
     shape = encoder.length, encoder.width
     keys = [text.encode("utf-8", "replace") for text in texts]  # a surrogate on its own has no UTF-8
-    rows = {b"": bytes(_size(shape))}
     with _opened(file) as store:
-        for key in set(keys) - {b""}:
-            if row := store.execute("select embedding from texts where text = ?", (key,)).fetchone():
-                rows[key] = row[0]
+        rows = {b"": bytes(_size(shape)), **_kept(store, set(keys) - {b""})}
     if missing := sorted(set(keys) - set(rows)):
-        added = _computed(encoder, missing, shape)
+        lines = [(key, hashlib.sha256(value).digest(), value) for key, value in _computed(encoder, missing, shape)]
         with _opened(file) as store:
-            lines = [(key, hashlib.sha256(value).digest(), value) for key, value in added.items()]
             store.executemany("insert or ignore into texts values (?, ?, ?)", lines)
-        rows |= added
+            rows |= _kept(store, missing)  # where another process was first its bits count, for all alike
     return np.stack([np.frombuffer(rows[key], np.float16).reshape(shape) for key in keys])
 
 
-def _computed(encoder: Encoder, keys: list[bytes], shape: tuple[int, int]) -> dict[bytes, bytes]:
+def _kept(store: sqlite3.Connection, keys: Iterable[bytes]) -> dict[bytes, bytes]:
+    found = {key: store.execute("select embedding from texts where text = ?", (key,)).fetchone() for key in keys}
+    return {key: row[0] for key, row in found.items() if row}
+
+
+def _computed(encoder: Encoder, keys: list[bytes], shape: tuple[int, int]) -> list[tuple[bytes, bytes]]:
     values = np.asarray(encoder.embed([key.decode() for key in keys])).astype(np.float16)
     if values.shape != (len(keys), *shape):
         raise ValueError(f"encoder: {encoder.name} gave {values.shape} for {len(keys)} texts, expected each {shape}")
     if not np.isfinite(values).all():
         raise ValueError(f"encoder: {encoder.name} gave values that are not finite in float16; scale them")
-    return {key: value.tobytes() for key, value in zip(keys, values)}
+    return [(key, value.tobytes()) for key, value in zip(keys, values)]
 
 
 def _recalled(embedding: np.ndarray, file: Path) -> str:

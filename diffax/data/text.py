@@ -11,6 +11,7 @@ import numpy as np
 from diffax.data.dataset import check_integers
 from diffax.data.embeddings import Embedded
 
+PROMPTS = 16  # texts that a data set names for samples to be drawn of
 PAD, START, UNKNOWN, FIRST = 0, 1, 2, 3  # FIRST is that of the first byte or word
 _log = logging.getLogger(__name__)
 
@@ -97,6 +98,11 @@ def _bytes(text: str) -> Iterator[int]:
 def _text(tokens: Sequence[int]) -> str:
     # a character that was cut in two is left out
     return bytes(token - FIRST for token in tokens if token >= FIRST).decode("utf-8", "ignore")
+
+
+def plain(text: str) -> str:
+    """A text on one line, without space around it."""
+    return " ".join(text.split())
 
 
 def words(text: str) -> Iterator[str]:

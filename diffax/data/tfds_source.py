@@ -3,6 +3,7 @@
 import difflib
 import functools
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,8 @@ import numpy as np
 from diffax.data.dataset import Dataset, Example, Source, check_integers
 from diffax.data.embeddings import Embedded
 from diffax.data.folder import square
-from diffax.data.text import Tokenizer, by_bytes, encode
+from diffax.data.text import PROMPTS, Tokenizer, by_bytes, encode, plain
 
-_PROMPTS = 16
 _LEVELS = {"uint8": 256, "uint16": 65536, "bool": 2, "float32": 0}
 
 
@@ -60,12 +60,11 @@ def tfds(
         return Dataset(Source(len(records), read), **facts)
     _check_text(builder.info.features, dataset, text_key)
     tokenizer = tokenizer or by_bytes()
-    told = functools.partial(_told, read=read, records=records, text_key=text_key, texts=texts, tokenizer=tokenizer)
-    few = range(min(_PROMPTS, len(records)))
-    prompts = tuple(dict.fromkeys(_texts(records[i], text_key)[0] for i in few))
-    nulls = {"text": encode(tokenizer, "")}
-    source = Source(len(records) * texts, told)
-    return Dataset(source, **facts, conditions=nulls, tokenizer=tokenizer, prompts=prompts)
+    tell = functools.partial(_told, text_key=text_key, tokenizer=tokenizer)
+    facts |= dict(conditions={"text": encode(tokenizer, "")}, tokenizer=tokenizer)
+    few = range(min(PROMPTS, len(records)))
+    facts["prompts"] = tuple(dict.fromkeys(_texts(records[i], text_key)[0] for i in few))
+    return Dataset(Source(len(records) * texts, functools.partial(read, texts=texts, tell=tell)), **facts)
 
 
 def _builder(tensorflow_datasets: Any, name: str, data_dir: str | None) -> Any:
@@ -153,10 +152,9 @@ def _check_text(features: Any, name: str, key: str) -> None:
         raise ValueError(f"text_key={key!r}: is {type(found).__name__}, no text; set text_key=None for no captions")
 
 
-def _told(index: int, read: Any, records: Any, text_key: str, texts: int, tokenizer: Tokenizer | Embedded) -> Example:
-    index, number = divmod(index, texts)
-    captions = _texts(records[index], text_key)
-    return {**read(index), "text": encode(tokenizer, captions[number % len(captions)])}
+def _told(record: Any, number: int, text_key: str, tokenizer: Tokenizer | Embedded) -> Example:
+    captions = _texts(record, text_key)
+    return {"text": encode(tokenizer, captions[number % len(captions)])}
 
 
 def _texts(record: Any, key: str) -> list[str]:
@@ -166,23 +164,33 @@ def _texts(record: Any, key: str) -> list[str]:
         record = [item[part] for item in record] if isinstance(record, list) else record[part]
     found = [record] if isinstance(record, bytes | str) else list(record)
     texts = [text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text) for text in found]
-    return [" ".join(text.split()) for text in texts] or [""]
+    return [plain(text) for text in texts] or [""]
 
 
-def _read(index: int, records: Any, image_key: str, label_key: str | None, size: int | None) -> Example:
+def _read(
+    index: int,
+    records: Any,
+    image_key: str,
+    label_key: str | None,
+    size: int | None,
+    texts: int = 1,
+    tell: Callable[[Any, int], Example] | None = None,
+) -> Example:
+    index, number = divmod(index, texts)
     record = records[index]
+    told = tell(record, number) if tell else {}
     x0 = np.asarray(record[image_key])
     if size is not None:
         from PIL import Image
 
         x0 = square(Image.fromarray(x0[..., 0] if x0.shape[-1] == 1 else x0), size)
     if label_key is None:
-        return dict(x0=x0)
+        return dict(x0=x0, **told)
     if record[label_key] < 0:
         raise ValueError(
             f"label {record[label_key]}: this split has no labels; set label_key=None or take another split"
         )
-    return dict(x0=x0, label=np.int32(record[label_key]))
+    return dict(x0=x0, label=np.int32(record[label_key]), **told)
 
 
 def _one_line(error: Exception) -> str:

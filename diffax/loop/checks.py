@@ -12,8 +12,11 @@ from diffax.chain import count_steps
 from diffax.loop import likelihoods, sampling, wanted
 
 
-def experiment(config: Mapping) -> build.Experiment:
+def experiment(config: Mapping, training: bool = False) -> build.Experiment:
     """Builds the experiment of a complete config, and checks what only its parts together can tell.
+
+    Args:
+        training: it is to be trained, so what comes after that, the evaluation, is checked as well.
 
     Raises:
         ValueError: the field, its value, and what is allowed.
@@ -27,7 +30,7 @@ def experiment(config: Mapping) -> build.Experiment:
         raise ValueError('train.tensorboard: True needs tensorboardX, which is missing: pip install "diffax[tb]"')
     built = build.experiment(config)
     _check_data(built)
-    _check_classes(built)
+    _check_classes(built, config["eval"]["n"] if training and config["eval"]["after_training"] else 1)
     if config["eval"]["likelihood"]["examples"]:
         likelihoods.held_out(built)
     _check_times(built)
@@ -58,10 +61,10 @@ def _check_data(experiment):
         raise ValueError(f"pipeline.dequantize: True needs integer values, {name} has floats; set it to False")
 
 
-def _check_classes(experiment):
+def _check_classes(experiment, evaluated):
     options = experiment.config["eval"]
     wanted.conditions(experiment, 1)
-    wanted.held_out(experiment, 1)
+    wanted.held_out(experiment, evaluated)
     captioned = "text" in experiment.nulls and experiment.dataset.tokenizer is not None
     for name in options["metrics"]:
         if name in ("caption_agreement", "place_diversity") and not captioned:

@@ -111,7 +111,7 @@ def _with_width(experiment, folder, state):
 
 def dry_run(config: Mapping) -> None:
     """Prints the complete config, the parameter count, shapes and an estimate of memory, all without computing."""
-    experiment = checks.experiment(config)
+    experiment = checks.experiment(config, training=True)
     state = jax.eval_shape(lambda: training.initial_state(experiment))
     parameters = training.parameter_count(state.params)
     batch = -(-config["train"]["batch_size"] // (jax.device_count() * config["train"]["accumulate"]))

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from diffax import build, parallel, report
-from diffax.loop import checks, evaluation, pictures, sampling, snapshots, wanted, workdir
+from diffax.loop import checks, evaluation, pictures, sampling, snapshots, workdir
 from diffax.train import TrainState, example_keys, init_state, normalize_weights, train_step
 
 DONE = 0  # exit code
@@ -49,10 +49,8 @@ def train(config: Mapping, folder: str | os.PathLike) -> int:
     options = config["train"]
     if config["sample"]["width"]:
         raise ValueError(f"sample.width: {config['sample']['width']} is of a trained run; leave it out of training")
-    experiment = checks.experiment(config)
+    experiment = checks.experiment(config, training=True)
     _check_weights(experiment)
-    if config["eval"]["after_training"]:
-        wanted.held_out(experiment, config["eval"]["n"])
     folder = workdir.writable(folder)
     lock = checkpoint.lock(folder) if jax.process_index() == 0 else contextlib.nullcontext()
     with workdir.stop_signals() as stopped, lock:

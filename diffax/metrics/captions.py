@@ -59,15 +59,16 @@ def place_diversity(reference: dict, generated: dict, seed: int) -> Scores:
     if "caption" not in generated:
         raise ValueError("the metric 'place_diversity' needs captions: a data set such as shapes, a network told text")
     asked = np.asarray(generated["caption"])
-    numbers = np.array([parse(str(text)).count for text in asked])
+    count = {text: parse(str(text)).count for text in set(asked)}
     places, found = _places(generated["x0"])
-    right = found == numbers
+    right = found == [count[text] for text in asked]
     squares = squared_distances(places[right], asked[right])
     if not len(squares):
         raise ValueError("the metric 'place_diversity' needs several samples of a caption: set eval.each")
     real_places, real = _places(reference["x0"])
-    alike = {n: squared_distances(real_places[real == n], real[real == n]) for n in set(numbers[right])}
-    floor = np.concatenate([alike[n] for n in numbers[right]])
+    alike = {n: squared_distances(real_places[real == n], real[real == n]) for n in set(count.values())}
+    compared = [text for text, n in zip(*np.unique(asked[right], return_counts=True)) if n > 1]
+    floor = np.concatenate([alike[count[text]] for text in compared])
     known = {"place_diversity_floor": float(np.sqrt(floor.mean()))} if len(floor) else {}
     return {"place_diversity": float(np.sqrt(squares.mean())), **known}
 

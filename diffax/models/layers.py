@@ -225,17 +225,6 @@ def heads_of(h: Array, parts: int, width: int, heads: int, dtype: Dtype, name: s
     return [a.reshape(*a.shape[:2], heads, width // heads) for a in split]
 
 
-def rotate(a: Array, angles: Array) -> Array:
-    """Each pair (a_i, a_{i + head_dim/2}) of a [b, length, heads, head_dim], turned by angle i.
-
-    arXiv:2104.09864, Eq. 15, up to the order of the features. The product of a query and a key then depends on
-    their places by the difference alone.
-    """
-    first, second = jnp.split(a.astype(jnp.float32), 2, axis=-1)
-    cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
-    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1).astype(a.dtype)
-
-
 def lookup(table: Array, index: Array) -> Array:
     """The rows of a table [n, width] at `index` [...]; NaN where that is none of 0 .. n - 1.
 

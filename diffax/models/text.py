@@ -8,7 +8,7 @@ from flax import linen as nn
 from jax import Array
 
 from diffax.models import initializers
-from diffax.models.layers import Dtype, dense, heads_of, lookup, rotate, silu
+from diffax.models.layers import Dtype, dense, heads_of, lookup, silu
 
 
 class Text(NamedTuple):
@@ -30,9 +30,7 @@ class TextTransformer(nn.Module):
       vocabulary: tokens are 0 .. vocabulary - 1; one out of range gives NaN.
       width: of the embeddings.
       layers: blocks.
-      head_dim: of the attention, even with `rotary`.
-      rotary: queries and keys are turned by their place as well (`rotate`, w_i = 10000^(-2i/head_dim)), so that what
-        stands side by side is told apart from what does not, wherever in the text it is.
+      head_dim: of the attention.
       dtype: of the compute. Parameters and norms are float32.
     """
 
@@ -40,7 +38,6 @@ class TextTransformer(nn.Module):
     width: int = 128
     layers: int = 2
     head_dim: int = 32
-    rotary: bool = False
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -60,10 +57,6 @@ class TextTransformer(nn.Module):
 
     def _attention(self, name, h, mask):
         q, k, v = heads_of(h, 3, self.width, self.width // self.head_dim, self.dtype, f"{name}_qkv")
-        if self.rotary:
-            rates = 10_000.0 ** (-jnp.arange(self.head_dim // 2) / (self.head_dim // 2))
-            angles = jnp.arange(h.shape[1])[:, None] * rates
-            q, k = rotate(q, angles), rotate(k, angles)
         h = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None]).reshape(h.shape)
         return dense(self.width, dtype=self.dtype, name=f"{name}_project")(h)
 

@@ -13,7 +13,7 @@ from flax import linen as nn
 from jax import Array
 
 from diffax.models import initializers, layers
-from diffax.models.layers import Dtype, dense, heads_of, rotate
+from diffax.models.layers import Dtype, dense, heads_of
 from diffax.models.text import Text
 
 
@@ -53,6 +53,17 @@ def _angles(height, width, count, period):
     rates = period ** (-np.arange(count) / count)
     row, column = np.divmod(np.arange(height * width)[:, None], width)
     return np.concatenate([column * rates, row * rates], axis=-1)
+
+
+def rotate(a: Array, angles: Array) -> Array:
+    """Each pair (a_i, a_{i + head_dim/2}) of a [b, length, heads, head_dim], turned by angle i.
+
+    arXiv:2104.09864, Eq. 15, up to the order of the features. The product of a query and a key then depends on
+    their places by the difference alone.
+    """
+    first, second = jnp.split(a.astype(jnp.float32), 2, axis=-1)
+    cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
+    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1).astype(a.dtype)
 
 
 def adaptive_norm(h: Array, shift: Array, scale: Array, dtype: Dtype) -> Array:

@@ -161,15 +161,16 @@ def _note(finite: np.ndarray, log: bool) -> str:
 
 
 def _spots(x: np.ndarray, y: np.ndarray, line: np.ndarray, across, against: str) -> str:
-    count = min(_SPOTS, len(x))
+    places = across(x) / _UNIT
+    near = (np.arange(_SPOTS) + 0.5) / _SPOTS
+    kept = np.unique([np.argmin(np.abs(places - at)) for at in near]) if len(x) > _SPOTS else np.arange(len(x))
+    edges = [0.0, *(places[kept][1:] + places[kept][:-1]) / 2, 1.0]
     spots = []
-    for i in range(count):
-        place = i / count
-        k = int(np.argmin(np.abs(across(x) - (place + 0.5 / count) * _UNIT)))
+    for k, left, right in zip(kept, edges, edges[1:]):
         at = f"{x[k]:,.0f}" if against == "step" else f"{x[k]:g}"
         text = f"{html.escape(against)} {at}<br>{_number(y[k])}, mean {_number(line[k])}"
-        side = "l" if place < 0.5 else "r"
-        spots.append(f'<i class="{side}" style="left:{place:.2%};width:{1 / count:.2%}"><b>{text}</b></i>')
+        side = "l" if left < 0.5 else "r"
+        spots.append(f'<i class="{side}" style="left:{left:.2%};width:{right - left:.2%}"><b>{text}</b></i>')
     return "".join(spots)
 
 
