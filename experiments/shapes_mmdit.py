@@ -16,7 +16,7 @@ def get_config(mode: str = "full") -> ConfigDict:
     config.process = dict(name="FlowMatching")
     config.prediction = dict(name="velocity")
     config.loss = dict(time=dict(name="logit_normal"), conditional=True, drop=0.1)
-    text = dict(name="TextTransformer", width=128, layers=1)
+    text = dict(name="TextTransformer", width=128, layers=1, kernel=5)
     config.network = dict(name="MMDiT", patch=2, width=128, depth=5, heads=4, frequencies=64, text=text)
     config.optimizer.warmup = 200 if mode == "full" else 20
     config.sample.sampler = dict(name="heun")

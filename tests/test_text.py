@@ -11,7 +11,8 @@ from networks import run, stirred
 from perceptron import QUICKLY
 from PIL import Image
 
-from diffax import conditions, data
+from diffax import build, conditions, data
+from diffax import config as configs
 from diffax.loop import modes, sampling, wanted, workdir
 from diffax.models import TextEmbeddings, TextTransformer, UNet, init
 
@@ -102,8 +103,9 @@ def reading_of(network, params, cond, seed=0):
     return np.asarray(run(network, params, x, jnp.full(len(x), 3.0), cond))
 
 
-def test_padding_says_nothing_and_every_word_something():
-    network = reading(TextTransformer(WORDS.size, width=8, layers=1, head_dim=4))
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_padding_says_nothing_and_every_word_something(kernel):
+    network = reading(TextTransformer(WORDS.size, width=8, layers=1, head_dim=4, kernel=kernel))
     specs = [jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)]
     params = init(network, KEY, *specs, {"text": jax.ShapeDtypeStruct((1, 8), jnp.int32)})
     params = stirred(params)
@@ -116,6 +118,52 @@ def test_padding_says_nothing_and_every_word_something():
     np.testing.assert_allclose(
         reading_of(network, params, {"text": garbage, "text_mask": short > 0}), y, rtol=1e-5, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("kernel", [1, 5])
+def test_a_feed_forward_hears_the_neighbors_that_its_kernel_reaches(kernel):
+    network = TextTransformer(9, width=8, layers=1, head_dim=4, kernel=kernel)
+    text = jnp.full((1, 12), 4).at[0, 0].set(1)
+    params = stirred(init(network, KEY, text))
+    params["0_attention_project"] = jax.tree.map(jnp.zeros_like, params["0_attention_project"])  # alone
+    read = lambda text: np.asarray(network.apply({"params": params}, text).tokens[0])  # noqa: E731
+    changed = np.abs(read(text.at[0, 6].set(5)) - read(text)).max(1) > 1e-4
+    np.testing.assert_array_equal(np.flatnonzero(changed), np.arange(6 - kernel // 2, 7 + kernel // 2))
+
+
+def test_text_without_its_mean_is_heard_through_attention_alone():
+    """With the answers of cross-attention at zero such a network is deaf, one that is told the mean is not."""
+    specs = [jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)]
+    texts = jnp.asarray([[1, 4, 5, 0], [1, 6, 7, 0]])
+    for pooled in (True, False):
+        network = reading(TextTransformer(WORDS.size, width=8, layers=1, head_dim=4), pooled_text=pooled)
+        params = stirred(init(network, KEY, *specs, {"text": jax.ShapeDtypeStruct((1, 4), jnp.int32)}))
+        apart = lambda params: np.abs(np.diff(reading_of(network, params, {"text": texts}), axis=0)).max()  # noqa: B023, E731
+        assert apart(params) > 1e-3
+        silent = lambda path, p: jnp.zeros_like(p) if "_text" in str(path) and "project" in str(path) else p  # noqa: E731
+        found = apart(jax.tree.map_with_path(silent, params))
+        assert found > 1e-3 if pooled else found == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(head_dim=24), "width=64 is not divisible by head_dim=24: choose a head_dim that divides it"),
+        (dict(kernel=4), "kernel=4 is not allowed: expected an odd number"),
+        (dict(kernel=-1), "kernel=-1 is not allowed: expected at least 1"),
+        (dict(layers=0), "layers=0 is not allowed: expected at least 1"),
+    ],
+)
+def test_text_transformers_that_cannot_be(options, message):
+    network = TextTransformer(9, **{"width": 64, **options})
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(network.init, KEY, jnp.ones((1, 4), jnp.int32))
+
+
+def test_a_text_transformer_that_cannot_be_is_named_by_its_field():
+    config = configs.complete(configs.load(str(ROOT / "experiments/shapes_text.py")))
+    with pytest.raises(ValueError, match=r"network\.text: kernel=4 is not allowed"):
+        build.experiment(configs.override(config, [("network.text.kernel", "4")]))
 
 
 def test_embeddings_of_another_encoder_and_the_null_among_them():
@@ -242,7 +290,7 @@ def test_captions_of_another_split_at_several_scales_of_guidance(trained, tmp_pa
     cards = first.read_bytes(), second.read_bytes()
     assert [json.loads(card)["sampler"]["guidance"]["scale"] for card in cards] == [1.0, 3.0]
     captions = arrays(folder / "samples" / "eval_00000002_2.png")["caption"]
-    test = data.shapes(size=16, objects=(1, 2), split="test")
+    test = data.shapes(size=16, objects=(1, 2, 2), split="test")
     assert captions.tolist() == [data.decode(test.tokenizer, test.source[i // 2]["text"]) for i in range(6)]
     second.unlink()  # the run was killed between the two
     assert launch(SHAPES, f"--workdir={folder}", *SMALL, *(f"--config.eval.{option}" for option in options)).code == 0

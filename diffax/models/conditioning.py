@@ -137,10 +137,12 @@ def tell(network: nn.Module, channels: int, features: int, c_noise: Array, cond:
     """In a network: `Conditioning` of all that it is told, and what the text says, None without one.
 
     Args:
-      network: has the fields num_classes, text, vectors, fourier and dtype, as `UNet` and `DiT`.
+      network: has the fields num_classes, text, vectors, fourier and dtype, as `UNet` and `DiT`; pooled_text, if any,
+        says whether the mean of the text is told as well.
       channels, features: of `Conditioning`.
     """
     text = None if network.text is None else network.text(cond["text"], cond.get("text_mask"))
     sizes = channels, features, network.num_classes, network.dtype, network.fourier, network.vectors
     embed = Conditioning(*sizes, name="conditioning")
-    return embed(c_noise, cond, None if text is None else text.pooled), text
+    pooled = text is not None and getattr(network, "pooled_text", True)
+    return embed(c_noise, cond, text.pooled if pooled else None), text

@@ -31,6 +31,8 @@ class TextTransformer(nn.Module):
       width: of the embeddings.
       layers: blocks.
       head_dim: of the attention.
+      kernel: tokens, odd, that the feed-forward reads side by side (arXiv:1905.09263, Sec. 3.1); 1 is each on its own.
+        With more the words of "a red circle and a blue square" are soon known by their neighbors.
       dtype: of the compute. Parameters and norms are float32.
     """
 
@@ -38,6 +40,7 @@ class TextTransformer(nn.Module):
     width: int = 128
     layers: int = 2
     head_dim: int = 32
+    kernel: int = 1
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -45,20 +48,42 @@ class TextTransformer(nn.Module):
         """`text` int [batch, length]; `mask` if other places than those of token 0 are empty."""
         if not jnp.issubdtype(text.dtype, jnp.integer):
             raise ValueError(f"text: {text.dtype} is not allowed, expected integer tokens; TextEmbeddings takes floats")
+        check_text(self)
         mask = text != 0 if mask is None else mask
         table = self.param("embedding", initializers.normal(1.0), (self.vocabulary, self.width))
-        places = self.param("places", initializers.normal(0.1), (text.shape[1], self.width))
+        places = self.param("places", initializers.normal(1.0), (text.shape[1], self.width))
         h = (lookup(table, text) + places).astype(self.dtype)
         for i in range(self.layers):
             h = h + self._attention(f"{i}_attention", norm(h, self.dtype, f"{i}_norm_0"), mask)
-            wide = dense(4 * self.width, dtype=self.dtype, name=f"{i}_wide")(norm(h, self.dtype, f"{i}_norm_1"))
+            near = self._neighbors(norm(h, self.dtype, f"{i}_norm_1"), mask)
+            wide = dense(4 * self.width, dtype=self.dtype, name=f"{i}_wide")(near)
             h = h + dense(self.width, dtype=self.dtype, name=f"{i}_narrow")(silu(wide))
         return told(norm(h, self.dtype, "norm_out"), mask)
+
+    def _neighbors(self, h, mask):
+        h = jnp.where(mask[..., None], h, 0)
+        padded = jnp.pad(h, ((0, 0), (self.kernel // 2, self.kernel // 2), (0, 0)))
+        return jnp.concatenate([padded[:, i : i + h.shape[1]] for i in range(self.kernel)], axis=-1)
 
     def _attention(self, name, h, mask):
         q, k, v = heads_of(h, 3, self.width, self.width // self.head_dim, self.dtype, f"{name}_qkv")
         h = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None]).reshape(h.shape)
         return dense(self.width, dtype=self.dtype, name=f"{name}_project")(h)
+
+
+def check_text(network: nn.Module | None) -> None:
+    """Raise ValueError unless a `TextTransformer` can be built; other modules are not looked at."""
+    if not isinstance(network, TextTransformer):
+        return
+    for option in ("width", "layers", "head_dim", "kernel"):
+        if getattr(network, option) < 1:
+            raise ValueError(f"{option}={getattr(network, option)} is not allowed: expected at least 1")
+    if network.width % network.head_dim:
+        raise ValueError(
+            f"width={network.width} is not divisible by head_dim={network.head_dim}: choose a head_dim that divides it"
+        )
+    if network.kernel % 2 == 0:
+        raise ValueError(f"kernel={network.kernel} is not allowed: expected an odd number, a token and its neighbors")
 
 
 class TextEmbeddings(nn.Module):

@@ -33,8 +33,9 @@ class UNet(nn.Module):
         middle always has it.
       head_dim: channels of an attention head; None is a single head.
       num_classes: 0 is a network without classes.
-      text: reads the condition `text`: a `TextTransformer` or `TextEmbeddings`; None is a network without. The mean of
-        what it says joins the noise level's embedding.
+      text: reads the condition `text`: a `TextTransformer` or `TextEmbeddings`; None is a network without.
+      pooled_text: the mean of what the text says joins the noise level's embedding, as in Imagen (arXiv:2205.11487);
+        without, cross-attention alone carries it, as in Stable Diffusion (arXiv:2112.10752).
       cross_attention: sizes in pixels of the levels where each position attends to the text's tokens as well, after
         each residual block and its self-attention. The middle always does.
       vectors: names of conditions that are vectors, added to the noise level's embedding.
@@ -65,6 +66,7 @@ class UNet(nn.Module):
     head_dim: int | None = None
     num_classes: int = 0
     text: nn.Module | None = None
+    pooled_text: bool = True
     cross_attention: Sequence[int] = ()
     vectors: Sequence[str] = ()
     image: bool = False
