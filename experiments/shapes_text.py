@@ -3,11 +3,14 @@
 Paper:    Latent diffusion, arXiv:2112.10752 (cross-attention), and Imagen, arXiv:2205.11487, in small; EDM,
           arXiv:2206.00364 (preconditioning, noise levels, loss); guidance, arXiv:2207.12598.
 Command:  python -m diffax.main --config=experiments/shapes_text.py --workdir=runs/shapes
-Hardware: two CPU cores; 8000 steps took 34 minutes on a machine with other work.
-Reached:  with 8000 steps, of 500 captions that training has not seen, the checker finds 98.7 % of the pictures of one
-          object and 89.8 % of those of two wholly right (guidance 2, seed 0, jax 0.10.2). With the mean of the text in
-          the noise level's embedding and a text transformer without neighbors it was 53 %: the second object took the
-          color or shape of the first.
+Hardware: two CPU cores, 30 minutes: 29 min 25 s of training and 30 s of samples.
+Reached:  of 500 captions that training has not seen, the checker finds 98.1 % of the pictures of one object and 89.8 %
+          of those of two wholly right, the relation in 99.4 %; of pairs of color and shape that training has never seen
+          together (eval.conditions=novel), 100 % and 86.1 % (guidance 2, seed 0, jax 0.10.2). Of 64 captions, eight
+          pictures each, scales 1, 1.5, 2, 3, 4, 6, 10 give 84.3, 91.0, 92.8, 90.3, 87.5, 81.3, 75.0 % for two objects
+          and place_diversity 0.249, 0.243, 0.240, 0.231, 0.224, 0.214, 0.208 (real pictures: 0.256). What is left are
+          mostly third objects. Told the mean of the text as well, by words that do not know their neighbors, such a
+          network had 53 % and nothing of which color is whose.
 """
 
 from ml_collections import ConfigDict
