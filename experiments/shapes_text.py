@@ -8,9 +8,10 @@ Reached:  of 500 captions that training has not seen, the checker finds 98.1 % o
           of those of two wholly right, the relation in 99.4 %; of pairs of color and shape that training has never seen
           together (eval.conditions=novel), 100 % and 86.1 % (guidance 2, seed 0, jax 0.10.2). Of 64 captions, eight
           pictures each, scales 1, 1.5, 2, 3, 4, 6, 10 give 84.3, 91.0, 92.8, 90.3, 87.5, 81.3, 75.0 % for two objects
-          and place_diversity 0.249, 0.243, 0.240, 0.231, 0.224, 0.214, 0.208 (real pictures: 0.256). What is left are
-          mostly third objects. Told the mean of the text as well, by words that do not know their neighbors, such a
-          network had 53 % and nothing of which color is whose.
+          and place_diversity 0.249, 0.243, 0.240, 0.231, 0.224, 0.214, 0.208 (real pictures: 0.256). Of the 38
+          wrong ones of the 500, 20 have a third object, 12 another shape. With pooled_text=True, kernel=1, heads of 32,
+          half the scenes of one object and lognormal(0, 1.4) it was 53.2 % (8000 steps, guidance 3), and a caption
+          with its colors exchanged changed the loss by 0.2 % at most: it did not know which color is whose.
 """
 
 from ml_collections import ConfigDict

@@ -10,7 +10,7 @@ from launcher import ROOT, launch, programs  # noqa: F401
 from PIL import Image
 
 from diffax import data
-from diffax.loop import frozen
+from diffax.loop import frozen, workdir
 
 LENGTH, WIDTH = 5, 4
 
@@ -169,7 +169,8 @@ def test_a_run_told_by_the_frozen_transformer_of_another(tmp_path, programs):  #
     assert text.dtype == np.float16 and (text[0] != 0).any(1).sum() == 4  # the start, and three words
     np.testing.assert_allclose(text[:2], expected, atol=2e-3)
     with np.load(tmp_path / "second" / "samples" / "eval_00000002.npz") as found:
-        test = data.shapes(size=16, objects=(1, 2), split="test")
+        objects = workdir.read_config(tmp_path / "second")["data"]["objects"]
+        test = data.shapes(size=16, objects=objects, split="test")
         assert found["caption"][1] == data.decode(test.tokenizer, test.source[1]["text"])
     with pytest.raises(ValueError, match="reads no tokens"):
         frozen.of_run(tmp_path / "second")

@@ -10,7 +10,7 @@ from networks import normal
 
 from diffax import build
 from diffax import config as configs
-from diffax.models import DiT, init
+from diffax.models import DiT, UNet, init
 from diffax.optimizers import muon
 
 RATE, BETA = 0.01, 0.9
@@ -80,8 +80,15 @@ def test_weight_decay_shrinks_what_the_mask_chooses():
     assert not updates["bias"].any()
 
 
-def test_every_kernel_of_scanned_layers_is_a_matrix():
-    network = DiT(width=16, depth=3, heads=2)
+@pytest.mark.parametrize(
+    "network",
+    [
+        pytest.param(UNet(channels=4, multipliers=(1,), blocks=1, attention=(8,), groups=2), marks=pytest.mark.slow),
+        DiT(width=16, depth=3, heads=2),
+    ],
+    ids=["unet", "dit"],
+)
+def test_every_kernel_of_a_network_is_a_matrix(network):
     x, c = jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)
     params = init(network, jax.random.key(0), x, c)
     gradients = jax.tree.map(lambda p: normal(p.size, p.shape), params)

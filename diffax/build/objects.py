@@ -79,7 +79,7 @@ def learns_variance(objective: Callable) -> bool:
 
 def _network(spec, dataset, nulls, learns):
     """The Flax module of a spec, checked against the shape of the data before anything is traced."""
-    from diffax.models import MLP, DiT, MMDiT, UNet, UNetEDM2, check_edm2, check_shape, check_text, check_tokens
+    from diffax.models import MLP, DiT, MMDiT, UNet, UNetEDM2, check_edm2, check_shape, check_tokens
 
     shape = dataset.shape
     out = shape[-1] * (2 if learns else 1)
@@ -99,10 +99,6 @@ def _network(spec, dataset, nulls, learns):
             check(network, shape)
         except ValueError as error:
             raise ValueError(f"network: {error}") from None
-    try:
-        check_text(getattr(network, "text", None))
-    except ValueError as error:
-        raise ValueError(f"network.text: {error}") from None
     return network
 
 

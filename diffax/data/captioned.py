@@ -8,7 +8,7 @@ from pathlib import Path
 from diffax.data.dataset import Dataset, Example
 from diffax.data.embeddings import Embedded
 from diffax.data.folder import files_below, images, opened
-from diffax.data.text import PROMPTS, Tokenizer, by_bytes, encode, plain
+from diffax.data.text import MOST_PROMPTS, Tokenizer, by_bytes, encode, plain
 
 
 def image_text_folder(
@@ -42,7 +42,7 @@ def image_text_folder(
         told, tell = [(file, {"text": encode(tokenizer, text)}) for file, text in texts], dict
     source, report = images(path, told, size, lost, tell)
     nulls = {"text": encode(tokenizer, "")}
-    prompts = tuple(dict.fromkeys(text for _, text in texts))[:PROMPTS]
+    prompts = tuple(dict.fromkeys(text for _, text in texts))[:MOST_PROMPTS]
     return Dataset(
         source, (size, size, 3), levels=256, report=report, conditions=nulls, tokenizer=tokenizer, prompts=prompts
     )

@@ -11,7 +11,7 @@ import numpy as np
 from diffax.data.dataset import check_integers
 from diffax.data.embeddings import Embedded
 
-PROMPTS = 16  # texts that a data set names for samples to be drawn of
+MOST_PROMPTS = 16  # texts that a data set names for samples to be drawn of
 PAD, START, UNKNOWN, FIRST = 0, 1, 2, 3  # FIRST is that of the first byte or word
 _log = logging.getLogger(__name__)
 

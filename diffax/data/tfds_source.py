@@ -11,7 +11,7 @@ import numpy as np
 from diffax.data.dataset import Dataset, Example, Source, check_integers
 from diffax.data.embeddings import Embedded
 from diffax.data.folder import square
-from diffax.data.text import PROMPTS, Tokenizer, by_bytes, encode, plain
+from diffax.data.text import MOST_PROMPTS, Tokenizer, by_bytes, encode, plain
 
 _LEVELS = {"uint8": 256, "uint16": 65536, "bool": 2, "float32": 0}
 
@@ -62,7 +62,7 @@ def tfds(
     tokenizer = tokenizer or by_bytes()
     tell = functools.partial(_told, text_key=text_key, tokenizer=tokenizer)
     facts |= dict(conditions={"text": encode(tokenizer, "")}, tokenizer=tokenizer)
-    few = range(min(PROMPTS, len(records)))
+    few = range(min(MOST_PROMPTS, len(records)))
     facts["prompts"] = tuple(dict.fromkeys(_texts(records[i], text_key)[0] for i in few))
     return Dataset(Source(len(records) * texts, functools.partial(read, texts=texts, tell=tell)), **facts)
 

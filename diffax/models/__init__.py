@@ -4,7 +4,7 @@ from diffax.models.classifier import Classifier
 from diffax.models.dit import DiT, MMDiT, check_tokens
 from diffax.models.initializers import init
 from diffax.models.mlp import MLP
-from diffax.models.text import TextEmbeddings, TextTransformer, check_text
+from diffax.models.text import TextEmbeddings, TextTransformer
 from diffax.models.unet import UNet, check_shape
 from diffax.models.unet_edm2 import UNetEDM2, check_edm2
 
@@ -19,7 +19,6 @@ __all__ = [
     "UNetEDM2",
     "check_edm2",
     "check_shape",
-    "check_text",
     "check_tokens",
     "init",
 ]

@@ -133,16 +133,17 @@ class Conditioning(nn.Module):
         return lookup(table, label).astype(self.dtype)
 
 
-def tell(network: nn.Module, channels: int, features: int, c_noise: Array, cond: Cond) -> tuple[Array, Text | None]:
+def tell(
+    network: nn.Module, channels: int, features: int, c_noise: Array, cond: Cond, pooled: bool = True
+) -> tuple[Array, Text | None]:
     """In a network: `Conditioning` of all that it is told, and what the text says, None without one.
 
     Args:
-      network: has the fields num_classes, text, vectors, fourier and dtype, as `UNet` and `DiT`; pooled_text, if any,
-        says whether the mean of the text is told as well.
+      network: has the fields num_classes, text, vectors, fourier and dtype, as `UNet` and `DiT`.
       channels, features: of `Conditioning`.
+      pooled: whether it is told the mean of the text.
     """
     text = None if network.text is None else network.text(cond["text"], cond.get("text_mask"))
     sizes = channels, features, network.num_classes, network.dtype, network.fourier, network.vectors
     embed = Conditioning(*sizes, name="conditioning")
-    pooled = text is not None and getattr(network, "pooled_text", True)
-    return embed(c_noise, cond, text.pooled if pooled else None), text
+    return embed(c_noise, cond, text.pooled if text is not None and pooled else None), text

@@ -43,12 +43,23 @@ class TextTransformer(nn.Module):
     kernel: int = 1
     dtype: Dtype = jnp.float32
 
+    def __post_init__(self):
+        for option in ("width", "layers", "head_dim", "kernel"):
+            if getattr(self, option) < 1:
+                raise ValueError(f"{option}={getattr(self, option)} is not allowed: expected at least 1")
+        if self.width % self.head_dim:
+            raise ValueError(
+                f"width={self.width} is not divisible by head_dim={self.head_dim}: choose one that divides it"
+            )
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel={self.kernel} is not allowed: expected an odd number, a token and its neighbors")
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, text: Array, mask: Array | None = None) -> Text:
         """`text` int [batch, length]; `mask` if other places than those of token 0 are empty."""
         if not jnp.issubdtype(text.dtype, jnp.integer):
             raise ValueError(f"text: {text.dtype} is not allowed, expected integer tokens; TextEmbeddings takes floats")
-        check_text(self)
         mask = text != 0 if mask is None else mask
         table = self.param("embedding", initializers.normal(1.0), (self.vocabulary, self.width))
         places = self.param("places", initializers.normal(1.0), (text.shape[1], self.width))
@@ -61,6 +72,7 @@ class TextTransformer(nn.Module):
         return told(norm(h, self.dtype, "norm_out"), mask)
 
     def _neighbors(self, h, mask):
+        # a dense layer of these is a convolution whose kernel is one matrix, for `muon` too
         h = jnp.where(mask[..., None], h, 0)
         padded = jnp.pad(h, ((0, 0), (self.kernel // 2, self.kernel // 2), (0, 0)))
         return jnp.concatenate([padded[:, i : i + h.shape[1]] for i in range(self.kernel)], axis=-1)
@@ -69,21 +81,6 @@ class TextTransformer(nn.Module):
         q, k, v = heads_of(h, 3, self.width, self.width // self.head_dim, self.dtype, f"{name}_qkv")
         h = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None]).reshape(h.shape)
         return dense(self.width, dtype=self.dtype, name=f"{name}_project")(h)
-
-
-def check_text(network: nn.Module | None) -> None:
-    """Raise ValueError unless a `TextTransformer` can be built; other modules are not looked at."""
-    if not isinstance(network, TextTransformer):
-        return
-    for option in ("width", "layers", "head_dim", "kernel"):
-        if getattr(network, option) < 1:
-            raise ValueError(f"{option}={getattr(network, option)} is not allowed: expected at least 1")
-    if network.width % network.head_dim:
-        raise ValueError(
-            f"width={network.width} is not divisible by head_dim={network.head_dim}: choose a head_dim that divides it"
-        )
-    if network.kernel % 2 == 0:
-        raise ValueError(f"kernel={network.kernel} is not allowed: expected an odd number, a token and its neighbors")
 
 
 class TextEmbeddings(nn.Module):

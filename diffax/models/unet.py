@@ -113,7 +113,7 @@ class UNet(nn.Module):
         if self.input_frequencies:
             x = layers.with_frequencies(x, self.input_frequencies)
         widths = [self.channels * m for m in self.multipliers]
-        condition, text = tell(self, self.channels, 4 * self.channels, c_noise, cond)
+        condition, text = tell(self, self.channels, 4 * self.channels, c_noise, cond, self.pooled_text)
 
         def block(h, width, name, attend=False, read=None, resample=None):
             h = self._res_block(width, name, resample)(h, condition, dropout_keys)

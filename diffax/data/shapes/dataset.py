@@ -56,7 +56,8 @@ def shapes(
       size: pixels along a side, from 16 up.
       split: "train"; "test", scenes that are not in train; "novel", scenes of which each has a color on a shape that
         neither train nor test has, though they have each of the two; its caption names both.
-      objects: how many there are in a scene: one of these, each of 1, 2 or 3, equally often.
+      objects: how many there are in a scene: one of these, equally often, each of 1, 2 or 3; (1, 2, 2) has two twice as
+        often as one.
       examples: the length of the data set; a longer one continues it.
       tokenizer: of the captions, or `cached` embeddings of a frozen encoder; None = `by_words` of the grammar's words,
         which every caption fits into.
