@@ -47,8 +47,9 @@ def get_config(mode: str = "full") -> ConfigDict:
     config.eval = dict(n=1000, batch_size=100, metrics=("pixel_frechet",), likelihood=dict(examples=359))
     if mode == "quick":
         config.optimizer.update(decay_steps=200)
-        config.train.update(steps=200, log_every=1, checkpoint_every=20, sample_every=100)
+        config.train.update(steps=200, batch_size=16, log_every=1, checkpoint_every=20, sample_every=100)
+        config.sample.update(n=20, batch_size=20)
         config.sample.grid.n = 10
-        config.eval.update(n=100)
+        config.eval.update(n=100, batch_size=20)
         config.eval.likelihood.examples = 8
     return config

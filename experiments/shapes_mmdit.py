@@ -18,7 +18,11 @@ def get_config(mode: str = "full") -> ConfigDict:
     config.loss = dict(time=dict(name="logit_normal"), conditional=True, drop=0.1)
     text = dict(name="TextTransformer", width=128, layers=1, kernel=5)
     config.network = dict(name="MMDiT", patch=2, width=128, depth=5, heads=4, frequencies=64, text=text)
-    config.optimizer.warmup = 200 if mode == "full" else 20
+    config.optimizer.warmup = 200
     config.sample.sampler = dict(name="heun")
     config.sample.grid = dict(name="uniform_time", n=20)
+    if mode == "quick":
+        config.network.update(width=64, depth=2)
+        config.optimizer.warmup = 20
+        config.sample.grid.n = 10
     return config

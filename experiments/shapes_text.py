@@ -61,5 +61,8 @@ def get_config(mode: str = "full") -> ConfigDict:
     if mode == "quick":
         config.optimizer.update(decay_steps=200)
         config.train.update(steps=200, batch_size=8, log_every=1, checkpoint_every=20, sample_every=100)
-        config.eval.update(n=100)
+        config.network.update(multipliers=(1, 2), attention=(8,), cross_attention=(8,))
+        config.sample.update(n=16, batch_size=16)
+        config.sample.grid.n = 10
+        config.eval.update(n=32, batch_size=16, reference=100)
     return config

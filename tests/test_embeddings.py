@@ -133,9 +133,9 @@ EXPERIMENT = """
         config = shapes_text("quick")
         config.network.update(channels=8, multipliers=(1,), attention=(), cross_attention=(16,), groups=4, head_dim=4)
         config.network.text.update(layers=1, width=16, head_dim=8)
-        config.optimizer.update(decay_steps=0, warmup=0)
+        config.optimizer.update(name="adam", decay_steps=0, warmup=0)
         config.train.update(steps=2, checkpoint_every=2, sample_every=0)
-        config.sample.update(n=4)
+        config.sample.update(n=4, batch_size=4)
         config.sample.grid.n = 2
         config.eval.update(n=4, batch_size=4, reference=4)
         if mode == "frozen":

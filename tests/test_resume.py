@@ -67,11 +67,18 @@ def stopped_run(folder, cache):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, programs):  # noqa: F811
-    """The run that nothing happened to, the one killed, and the one stopped with what it said."""
-    folder = tmp_path_factory.mktemp("runs")
-    outcome = finish(start(*RUN, f"--workdir={folder / 'whole'}", programs=programs))
+def whole(tmp_path_factory, programs):  # noqa: F811
+    """The run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    outcome = finish(start(*RUN, f"--workdir={folder}", programs=programs))
     assert outcome.code == 0, outcome.err
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(whole, programs):  # noqa: F811
+    """The folder with that run, the one killed and the one stopped; what these said."""
+    folder = whole.parent
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         killed = pool.submit(killed_run, folder / "killed", programs, 3, 0)
         stopped = pool.submit(stopped_run, folder / "stopped", programs)
@@ -104,10 +111,10 @@ def test_a_second_trainer_is_refused(runs):
 
 
 @pytest.mark.slow
-def test_many_kills(runs, tmp_path, programs):  # noqa: F811
+def test_many_kills(whole, tmp_path, programs):  # noqa: F811
     for seed in (1, 2):
         assert killed_run(tmp_path / str(seed), programs, 10, seed) >= 8
-        same(runs[0] / "whole", tmp_path / str(seed))
+        same(whole, tmp_path / str(seed))
 
 
 @pytest.fixture(scope="module")
