@@ -239,6 +239,17 @@ def test_upsample_conv_is_the_convolution_of_the_upsampled_image():
     np.testing.assert_allclose(layers.upsample_conv(x, kernel), expected, atol=1e-4)
 
 
+def test_a_patch_is_a_position_with_more_channels():
+    network, (height, width) = small(patch=2, multipliers=(1,), attention=(), num_classes=0), (4, 6)
+    x, c_noise, _ = inputs(network, (2, height, width, 3))
+    cells = np.stack([[x[b, i : i + 2, j : j + 2].ravel() for i in (0, 2) for j in (0, 2, 4)] for b in range(2)])
+    params = scrambled(network, x.shape)
+    y = np.asarray(run(network, params, x, c_noise))
+    z = run(network.clone(patch=1), params, jnp.asarray(cells.reshape(2, 2, 3, 12)), c_noise)
+    for i, j in np.ndindex(2, 3):
+        np.testing.assert_array_equal(y[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].reshape(2, -1), z[:, i, j])
+
+
 def test_resampling_closed_forms():
     x = normal(0, (2, 3, 5, 4))
     np.testing.assert_array_equal(layers.upsample(x), np.repeat(np.repeat(x, 2, axis=1), 2, axis=2))
@@ -332,6 +343,8 @@ def test_a_missing_or_unknown_condition_is_an_error(network, shape):
         (dict(), (8, 7, 1), "8x7 is not divisible by 2"),
         (dict(multipliers=(1, 2, 2, 2)), (28, 28, 1), "28x28 is not divisible by 8"),
         (dict(multipliers=()), (8, 8, 1), "leaves no level: give at least one"),
+        (dict(patch=0), (8, 8, 1), "patch=0 is not allowed: expected at least 1"),
+        (dict(patch=3), (12, 10, 1), "12x10 is not divisible by 6, .* with 2 multipliers and patch=3"),
         (dict(channels=10), (8, 8, 1), "channels 10 x multiplier 1 is not divisible by groups=4"),
         (dict(channels=6, multipliers=(2,)), (8, 8, 1), "channels 6 x multiplier 1 is not divisible by groups=4"),
         (dict(head_dim=3), (8, 8, 1), "channels 8 x multiplier 1 is not divisible by head_dim=3"),

@@ -210,12 +210,16 @@ def check_levels(network: nn.Module, shape: Sequence[int]) -> None:
     """Raise ValueError unless the levels of `network`, each half the size of the last, divide the images' size."""
     if not network.multipliers:
         raise ValueError("multipliers=() leaves no level: give at least one")
-    factor = 2 ** (len(network.multipliers) - 1)
+    patch = getattr(network, "patch", 1)
+    if patch < 1:
+        raise ValueError(f"patch={patch} is not allowed: expected at least 1")
+    factor = patch * 2 ** (len(network.multipliers) - 1)
     height, width, _ = shape[-3:]
     if height % factor or width % factor:
         raise ValueError(
             f"image size {height}x{width} is not divisible by {factor}, the downsampling of a {type(network).__name__} "
-            f"with {len(network.multipliers)} multipliers: resize or pad the images, or use fewer multipliers"
+            f"with {len(network.multipliers)} multipliers{f' and patch={patch}' if patch > 1 else ''}: "
+            "resize or pad the images, or use fewer multipliers"
         )
 
 

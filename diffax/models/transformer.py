@@ -17,15 +17,21 @@ from diffax.models.layers import Dtype, dense, heads_of
 from diffax.models.text import Text
 
 
+def patches(x: Array, patch: int) -> Array:
+    """Images [b, h, w, c] -> [b, h/patch, w/patch, patch·patch·c]."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // patch, patch, w // patch, patch, c).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, h // patch, w // patch, patch * patch * c)
+
+
 def patchify(x: Array, patch: int) -> Array:
     """Images [b, h, w, c] -> tokens [b, (h/patch)·(w/patch), patch·patch·c], row by row; arXiv:2212.09748, Sec. 3.2."""
-    b, h, w, c = x.shape
-    x = x.reshape(b, h // patch, patch, w // patch, patch, c)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, patch * patch * c)
+    x = patches(x, patch)
+    return x.reshape(len(x), -1, x.shape[-1])
 
 
 def unpatchify(tokens: Array, patch: int, height: int, width: int) -> Array:
-    """The inverse of `patchify`, to images of `height` x `width` pixels."""
+    """The inverse of `patchify` and of `patches`, to images of `height` x `width` pixels."""
     x = tokens.reshape(len(tokens), height // patch, width // patch, patch, patch, -1)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(len(tokens), height, width, -1)
 

@@ -8,7 +8,7 @@ from flax import linen as nn
 from jax import Array
 
 from diffax.conditions import Cond
-from diffax.models import fir, layers
+from diffax.models import fir, layers, transformer
 from diffax.models.conditioning import LowResolution, check_cond, tell
 
 if TYPE_CHECKING:
@@ -29,15 +29,15 @@ class UNet(nn.Module):
       channels: of the first convolution; each level has `channels * multipliers[level]` at half the size of the one
         before.
       blocks: residual blocks a level on the way down; one more on the way up.
-      attention: sizes in pixels (the longer side) of the levels with self-attention after each residual block. The
+      attention: sizes in positions (the longer side) of the levels with self-attention after each residual block. The
         middle always has it.
       head_dim: channels of an attention head; None is a single head.
       num_classes: 0 is a network without classes.
       text: reads the condition `text`: a `TextTransformer` or `TextEmbeddings`; None is a network without.
       pooled_text: the mean of what the text says joins the noise level's embedding, as in Imagen (arXiv:2205.11487);
         without, cross-attention alone carries it, as in Stable Diffusion (arXiv:2112.10752).
-      cross_attention: sizes in pixels of the levels where each position attends to the text's tokens as well, after
-        each residual block and its self-attention. The middle always does.
+      cross_attention: sizes in positions of the levels where each position attends to the text's tokens as well,
+        after each residual block and its self-attention. The middle always does.
       vectors: names of conditions that are vectors, added to the noise level's embedding.
       image: whether the condition `image` joins x: a picture of lower resolution, of any size.
       adaptive: adaptive group norm; otherwise the condition is added.
@@ -52,6 +52,8 @@ class UNet(nn.Module):
       fourier: scale of the random Fourier features that embed c_noise, then log sigma; 0 is the sinusoidal embedding.
       input_frequencies: for each n of them, sin and cos of 2^n·pi·x join the image, to resolve the integers that it was
         (VDM, arXiv:2107.00630, App. C: 7 and 8 for 256 levels in [-1, 1], whose period is two of them and one).
+      patch: side of the squares of pixels that enter and leave as one position of the first level, so that images of
+        64 pixels cost with 2 what those of 32 cost with 1 (arXiv:2207.04316). A position is a pixel otherwise.
       dropout: rate in the residual blocks, applied where `dropout_keys` are given.
       groups: of every group norm.
       dtype: of the compute. Parameters, norms and the result are float32.
@@ -79,6 +81,7 @@ class UNet(nn.Module):
     attend_once: bool = False
     fourier: float = 0.0
     input_frequencies: Sequence[int] = ()
+    patch: int = 1
     dropout: float = 0.0
     groups: int = 32
     dtype: layers.Dtype = jnp.float32
@@ -96,7 +99,7 @@ class UNet(nn.Module):
         """y of each example.
 
         Args:
-          x: images; both sides divisible by 2^(levels - 1).
+          x: images; both sides divisible by patch·2^(levels - 1).
           c_noise: noise level as the network sees it, e.g. DDPM's 0 ... 999.
           cond: the conditions that the network has, and no others, as in `diffax.conditions`: `label` if it has
             classes, `text` if it reads, `image`, and each of `vectors`.
@@ -112,6 +115,7 @@ class UNet(nn.Module):
             x = LowResolution(name="image_in")(x, cond["image"], cond.get("image_mask"))
         if self.input_frequencies:
             x = layers.with_frequencies(x, self.input_frequencies)
+        size, x = x.shape[1:3], transformer.patches(x, self.patch)
         widths = [self.channels * m for m in self.multipliers]
         condition, text = tell(self, self.channels, 4 * self.channels, c_noise, cond, self.pooled_text)
 
@@ -145,7 +149,8 @@ class UNet(nn.Module):
             if level:
                 h = self._resize(h, width=width, name=f"up_{level}", block=block, up=True)
         h = layers.silu(layers.GroupNorm(self.groups, self.dtype, name="norm_out")(h))
-        return layers.conv(out_channels, dtype=self.dtype, scale=0.0, name="conv_out")(h).astype(jnp.float32)
+        h = layers.conv(self.patch**2 * out_channels, dtype=self.dtype, scale=0.0, name="conv_out")(h)
+        return transformer.unpatchify(h, self.patch, *size).astype(jnp.float32)
 
     def _res_block(self, width, name, resample):
         make, skip = self._maybe_remat(layers.ResBlock), (self.skip_conv, self.skip_rescale)
