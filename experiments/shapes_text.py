@@ -12,6 +12,10 @@ Reached:  of 500 captions that training has not seen, the checker finds 98.1 % o
           wrong ones of the 500, 20 have a third object, 12 another shape. With pooled_text=True, kernel=1, heads of 32,
           half the scenes of one object and lognormal(0, 1.4) it was 53.2 % (8000 steps, guidance 3), and a caption
           with its colors exchanged changed the loss by 0.2 % at most: it did not know which color is whose.
+Control:  with the text shuffled among the pictures (data.shuffled=True) 2.2 % are wholly right, 3.2 of one object and
+          1.7 of two; of 5000 real pictures with the caption of another it is 2.0, 1.9 and 2.1 %.
+32 pixels: as many steps with data.size=32, network.patch=2, loss.time.mean=0.9, sample.grid.hi=80 take 30 min 31 s:
+          97.4 % of one object, 77.9 % of two, the relation in 84.0 %; guidance 1, 1.5, 3 has 69.5, 76.2, 75.3 % of two.
 """
 
 from ml_collections import ConfigDict
