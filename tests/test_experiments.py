@@ -13,10 +13,9 @@ from diffax.loop import workdir
 
 FILES = sorted((ROOT / "experiments").glob("*.py"))
 NAMES = [file.stem for file in FILES]
-# most of a quick mode's time is compilation: the U-Nets that others of the experiments have too take their steps with
-# one level
-ONE_LEVEL = ("cifar10_edm", "cifar10_flow", "cifar10_iddpm", "cifar10_ncsnpp", "cifar10_vp")
-ONE_LEVEL += ("digits_iddpm", "digits_score_sde", "digits_vdm", "imagenet64_adm")
+# most of a quick mode's time is compilation: these take their steps with one level of their U-Net
+ONE_LEVEL = ("cifar10_edm", "cifar10_flow", "cifar10_iddpm", "cifar10_ncsnpp", "cifar10_vp", "digits_iddpm")
+ONE_LEVEL += ("digits_score_sde", "digits_vdm", "imagenet64_adm", "imagenet64_edm2", "shapes_text")
 
 
 def options(text):
