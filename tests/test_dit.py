@@ -15,6 +15,7 @@ from perceptron import QUICKLY
 
 from diffax import build, parallel
 from diffax.models import DiT, MMDiT, TextEmbeddings, TextTransformer, check_tokens, init, layers, transformer
+from diffax.models.patches import patchify, unpatchify
 from diffax.train import decayed
 
 KEY = jax.random.key(0)
@@ -134,9 +135,9 @@ def test_the_network_is_that_of_the_formulas(network):
 
 def test_patches_come_row_by_row():
     x = np.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
-    tokens = transformer.patchify(jnp.asarray(x), 2)
-    np.testing.assert_array_equal(tokens[1], reference.patches(x[1], 2))
-    np.testing.assert_array_equal(transformer.unpatchify(tokens, 2, 4, 6), x)
+    squares = patchify(jnp.asarray(x), 2)
+    np.testing.assert_array_equal(squares[1].reshape(6, 12), reference.patches(x[1], 2))
+    np.testing.assert_array_equal(unpatchify(squares, 2), x)
 
 
 def test_places_are_sines_of_each_axis():

@@ -370,6 +370,7 @@ def test_a_missing_or_unknown_condition_is_an_error():
     [
         (dict(), (8, 7, 1), "8x7 is not divisible by 2, the downsampling of a UNetEDM2 with 2 multipliers: resize"),
         (dict(multipliers=()), (8, 8, 1), "leaves no level: give at least one"),
+        (dict(attention=(16,)), (8, 8, 1), "attention: 16 is the size of no level: images of 8x8 have levels of 8, 4"),
         (dict(head_dim=0), (8, 8, 1), "head_dim=0 is not allowed: expected at least 1"),
         (dict(blocks=0), (8, 8, 1), "blocks=0 is not allowed: expected at least 1"),
         (dict(head_dim=3), (8, 8, 1), "channels 8 x multiplier 2 is not divisible by head_dim=3: choose a head_dim"),
@@ -389,7 +390,7 @@ def test_a_level_that_does_not_attend_may_have_any_width():
 
 def test_unit_weights_of_a_network_without_are_refused_before_anything_is_written(tmp_path):
     config = dict(data=dict(name="fake", n=8, shape=(8, 8, 1)), process=dict(name="EDM"), prediction=dict(name="edm"))
-    config |= dict(network=dict(name="UNet", channels=8, groups=4), train=dict(batch_size=8))
+    config |= dict(network=dict(name="UNet", channels=8, groups=4, attention=()), train=dict(batch_size=8))
     config |= dict(optimizer=dict(unit_weights=True))
     with pytest.raises(ValueError, match=r"^optimizer.unit_weights: no parameter is named weight"):
         loop.train(configs.complete(config), tmp_path / "run")

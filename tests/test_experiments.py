@@ -50,10 +50,10 @@ def check_run(folder, file, steps):
         assert (folder / name).exists(), name
     for name in (f"step_{steps // 2:08d}.png", f"step_{steps:08d}.png", f"strip_{steps:08d}.png"):
         assert (folder / "samples" / name).read_bytes().startswith(b"\x89PNG"), name
+    stored, quick = workdir.read_config(folder), configs.complete(configs.load(f"{file}:quick"))
     scores = report.read_json(folder / f"eval_{steps:08d}.json")["scores"]
     assert scores and all(score >= 0 for score in scores.values())
-    assert scores.get("pixel_frechet_floor", 1.0) > 0
-    stored, quick = workdir.read_config(folder), configs.complete(configs.load(f"{file}:quick"))
+    assert "pixel_frechet" not in quick["eval"]["metrics"] or scores["pixel_frechet_floor"] > 0
     for section in ("process", "prediction", "loss"):
         assert stored[section] == quick[section], section
     assert stored["sample"]["sampler"] == quick["sample"]["sampler"]
@@ -78,6 +78,7 @@ def test_quick_mode_learns(file, tmp_path, programs):  # noqa: F811
         dry = launch("--dry_run", f"--config={file}:quick", f"--workdir={folder}")  # as it is, up to shapes and memory
         assert dry.code == 0 and "parameters" in dry.out, dry.err
         smaller = "network.multipliers=(1,) network.attention=()"
+        smaller += " network.cross_attention=()" if file.stem == "shapes_text" else ""
     command = start(f"--config={file}:quick", f"--workdir={folder}", *options(smaller), programs=programs)
     outcome = finish(command, timeout=900)
     assert outcome.code == 0, outcome.err

@@ -14,6 +14,7 @@ from diffax.conditions import Cond
 from diffax.models import initializers, transformer
 from diffax.models.conditioning import LowResolution, check_cond, tell
 from diffax.models.layers import Dtype, dense, silu
+from diffax.models.patches import patchify, unpatchify
 
 
 class DiT(nn.Module):
@@ -201,8 +202,9 @@ def _enter(network, x, cond):
     """(tokens of x at their places and the registers, the angles of their rotation or None)."""
     if network.image:
         x = LowResolution(name="image_in")(x, cond["image"], cond.get("image_mask"))
-    grid = x.shape[1] // network.patch, x.shape[2] // network.patch
-    h = dense(network.width, dtype=network.dtype, name="patches")(transformer.patchify(x, network.patch))
+    x = patchify(x, network.patch)
+    _, *grid, channels = x.shape
+    h = dense(network.width, dtype=network.dtype, name="patches")(x.reshape(len(x), -1, channels))
     angles = None
     if network.rotary:
         angles = jnp.asarray(transformer.axial_angles(*grid, network.width // network.heads))
@@ -223,13 +225,13 @@ def _tell(network, c_noise, cond):
 
 def _leave(network, h, condition, shape):
     """Tokens -> images, by a last adaptive norm and a linear map that is zero at the start."""
-    *_, height, width, channels = shape
-    out_channels = channels if network.out_channels is None else network.out_channels
-    h = h[:, : height * width // network.patch**2]
+    out_channels = shape[-1] if network.out_channels is None else network.out_channels
+    rows, columns = (side // network.patch for side in shape[-3:-1])
+    h = h[:, : rows * columns]  # without the registers
     shift, scale = transformer.modulation(condition, 2, network.width, network.dtype, "modulation_out")
     h = transformer.adaptive_norm(h, shift, scale, network.dtype)
     h = dense(network.patch**2 * out_channels, dtype=network.dtype, scale=0.0, name="out")(h)
-    return transformer.unpatchify(h, network.patch, height, width).astype(jnp.float32)
+    return unpatchify(h.reshape(len(h), rows, columns, -1), network.patch).astype(jnp.float32)
 
 
 def _maybe_remat(network, block):

@@ -206,11 +206,13 @@ class ResBlock(nn.Module):
         return join(x, h, self.skip_rescale)
 
 
-def check_levels(network: nn.Module, shape: Sequence[int]) -> None:
-    """Raise ValueError unless the levels of `network`, each half the size of the last, divide the images' size."""
+def check_levels(network: nn.Module, shape: Sequence[int], patch: int = 1) -> None:
+    """Raise ValueError unless the levels of `network`, each half the size of the last, divide the images' size.
+
+    The first of them has `patch` pixels a position.
+    """
     if not network.multipliers:
         raise ValueError("multipliers=() leaves no level: give at least one")
-    patch = getattr(network, "patch", 1)
     if patch < 1:
         raise ValueError(f"patch={patch} is not allowed: expected at least 1")
     factor = patch * 2 ** (len(network.multipliers) - 1)
@@ -221,6 +223,14 @@ def check_levels(network: nn.Module, shape: Sequence[int]) -> None:
             f"with {len(network.multipliers)} multipliers{f' and patch={patch}' if patch > 1 else ''}: "
             "resize or pad the images, or use fewer multipliers"
         )
+    sizes = [max(height, width) // patch // 2**level for level in range(len(network.multipliers))]
+    for option in ("attention", "cross_attention"):
+        for size in getattr(network, option, ()):
+            if size not in sizes:
+                raise ValueError(
+                    f"{option}: {size} is the size of no level: images of {height}x{width} have levels of "
+                    f"{', '.join(map(str, sizes))}: choose among them"
+                )
 
 
 def heads_of(h: Array, parts: int, width: int, heads: int, dtype: Dtype, name: str) -> list[Array]:

@@ -1,4 +1,4 @@
-"""The layers of diffusion transformers: patches and their places, attention, perceptrons, blocks to be stacked.
+"""The layers of diffusion transformers: places of tokens, attention, perceptrons, blocks to be stacked.
 
 As in `layers`: parameters and norms are float32, the rest computes in `dtype`, and examples never mix. Tokens are
 [batch, length, width]; `angles` [length, head_dim/2] rotate their queries and keys, None does not.
@@ -15,25 +15,6 @@ from jax import Array
 from diffax.models import initializers, layers
 from diffax.models.layers import Dtype, dense, heads_of
 from diffax.models.text import Text
-
-
-def patches(x: Array, patch: int) -> Array:
-    """Images [b, h, w, c] -> [b, h/patch, w/patch, patch·patch·c]."""
-    b, h, w, c = x.shape
-    x = x.reshape(b, h // patch, patch, w // patch, patch, c).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(b, h // patch, w // patch, patch * patch * c)
-
-
-def patchify(x: Array, patch: int) -> Array:
-    """Images [b, h, w, c] -> tokens [b, (h/patch)·(w/patch), patch·patch·c], row by row; arXiv:2212.09748, Sec. 3.2."""
-    x = patches(x, patch)
-    return x.reshape(len(x), -1, x.shape[-1])
-
-
-def unpatchify(tokens: Array, patch: int, height: int, width: int) -> Array:
-    """The inverse of `patchify` and of `patches`, to images of `height` x `width` pixels."""
-    x = tokens.reshape(len(tokens), height // patch, width // patch, patch, patch, -1)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(len(tokens), height, width, -1)
 
 
 def places(height: int, width: int, features: int) -> np.ndarray:

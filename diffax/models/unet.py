@@ -8,8 +8,9 @@ from flax import linen as nn
 from jax import Array
 
 from diffax.conditions import Cond
-from diffax.models import fir, layers, transformer
+from diffax.models import fir, layers
 from diffax.models.conditioning import LowResolution, check_cond, tell
+from diffax.models.patches import patchify, unpatchify
 
 if TYPE_CHECKING:
     from diffax.models.classifier import Classifier
@@ -115,7 +116,7 @@ class UNet(nn.Module):
             x = LowResolution(name="image_in")(x, cond["image"], cond.get("image_mask"))
         if self.input_frequencies:
             x = layers.with_frequencies(x, self.input_frequencies)
-        size, x = x.shape[1:3], transformer.patches(x, self.patch)
+        x = patchify(x, self.patch)
         widths = [self.channels * m for m in self.multipliers]
         condition, text = tell(self, self.channels, 4 * self.channels, c_noise, cond, self.pooled_text)
 
@@ -150,7 +151,7 @@ class UNet(nn.Module):
                 h = self._resize(h, width=width, name=f"up_{level}", block=block, up=True)
         h = layers.silu(layers.GroupNorm(self.groups, self.dtype, name="norm_out")(h))
         h = layers.conv(self.patch**2 * out_channels, dtype=self.dtype, scale=0.0, name="conv_out")(h)
-        return transformer.unpatchify(h, self.patch, *size).astype(jnp.float32)
+        return unpatchify(h, self.patch).astype(jnp.float32)
 
     def _res_block(self, width, name, resample):
         make, skip = self._maybe_remat(layers.ResBlock), (self.skip_conv, self.skip_rescale)
@@ -189,7 +190,11 @@ def check_shape(network: "UNet | Classifier", shape: Sequence[int]) -> None:
             raise ValueError(
                 f"{option}=True is for residual blocks that resample: set residual_resampling=True as well"
             )
-    layers.check_levels(network, shape)
+    if isinstance(network, UNet) and network.cross_attention and network.text is None:
+        raise ValueError(
+            f"cross_attention={network.cross_attention} needs text: set text to a TextTransformer or TextEmbeddings"
+        )
+    layers.check_levels(network, shape, network.patch if isinstance(network, UNet) else 1)
     for n in getattr(network, "input_frequencies", ()):
         if not 0 <= n <= 16:  # beyond, float32 no longer resolves the angle
             raise ValueError(f"input_frequencies: {n} is not allowed: expected 0 to 16 (7 and 8 for 256 gray levels)")

@@ -162,8 +162,9 @@ def _note(finite: np.ndarray, log: bool) -> str:
 
 def _spots(x: np.ndarray, y: np.ndarray, line: np.ndarray, across, against: str) -> str:
     places = across(x) / _UNIT
-    near = [np.argmin(np.abs(places - (i + 0.5) / _SPOTS)) for i in range(_SPOTS)]
-    kept = np.unique(near) if len(x) > _SPOTS else np.arange(len(x))
+    kept = np.arange(len(x))
+    if len(x) > _SPOTS:
+        kept = np.unique([np.argmin(np.abs(places - (i + 0.5) / _SPOTS)) for i in range(_SPOTS)])
     edges = [0.0, *(places[kept][1:] + places[kept][:-1]) / 2, 1.0]
     spots = []
     for k, left, right in zip(kept, edges, edges[1:]):
