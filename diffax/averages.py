@@ -33,7 +33,7 @@ def ema_decay(decay: float, warmup: bool = True) -> Decay:
 def power_decay(width: float) -> Decay:
     """The decay (1 - 1/t)^(gamma + 1) at the t-th update: the power-function average of sigma_rel = `width`.
 
-    The first update replaces the initial parameters; arXiv:2312.02696, App. C.
+    The first update replaces the initial parameters; arXiv:2312.02696, Eq. 127.
     """
     exponent = power(width) + 1.0
 
@@ -56,7 +56,7 @@ def power(width: float) -> float:
 
 
 def reconstruct(averages: Sequence[Any], snapshots: Sequence[Snapshot], step: int, width: float) -> Any:
-    """The average of sigma_rel = `width` at `step`, from averages that were kept on the way; arXiv:2312.02696, App. C.
+    """The average of sigma_rel = `width` at `step`, from averages that were kept on the way; arXiv:2312.02696, Alg. 3.
 
     It is the sum of these, each with a weight, whose weighing of the parameters comes nearest in the least squares.
 
@@ -91,7 +91,7 @@ def shares(snapshots: Sequence[Snapshot], step: int, width: float) -> np.ndarray
 
 
 def _product(t, gamma, u, delta):
-    """∫ of the product of two profiles, (time t, power gamma) and (u, delta); arXiv:2312.02696, App. C."""
+    """∫ of the product of two profiles, (time t, power gamma) and (u, delta); arXiv:2312.02696, Eq. 151."""
     early, late = np.minimum(t, u), np.maximum(t, u)
     power_of_late = np.where(t > u, gamma, delta)
     return (gamma + 1) * (delta + 1) / (gamma + delta + 1) * (early / late) ** power_of_late / late

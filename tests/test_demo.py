@@ -25,7 +25,7 @@ from diffax.loop import checks, training, workdir
 from diffax.main import run
 
 TINY = (
-    "network.channels=8 network.multipliers=(1,) network.attention=() network.cross_attention=(16,) network.groups=4 "
+    "network.channels=8 network.multipliers=(1,) network.attention=() network.cross_attention=(12,) network.groups=4 "
     "network.head_dim=4 network.text.width=8 network.text.layers=1 network.text.head_dim=4 data.examples=64 "
     "sample.grid.n=2"
 )

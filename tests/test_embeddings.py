@@ -131,7 +131,7 @@ EXPERIMENT = """
 
     def get_config(mode="quick"):
         config = shapes_text("quick")
-        config.network.update(channels=8, multipliers=(1,), attention=(), cross_attention=(16,), groups=4, head_dim=4)
+        config.network.update(channels=8, multipliers=(1,), attention=(), cross_attention=(12,), groups=4, head_dim=4)
         config.network.text.update(layers=1, width=16, head_dim=8)
         config.optimizer.update(name="adam", decay_steps=0, warmup=0)
         config.train.update(steps=2, checkpoint_every=2, sample_every=0)
@@ -170,7 +170,7 @@ def test_a_run_told_by_the_frozen_transformer_of_another(tmp_path, programs):  #
     np.testing.assert_allclose(text[:2], expected, atol=2e-3)
     with np.load(tmp_path / "second" / "samples" / "eval_00000002.npz") as found:
         objects = workdir.read_config(tmp_path / "second")["data"]["objects"]
-        test = data.shapes(size=16, objects=objects, split="test")
+        test = data.shapes(size=24, objects=objects, split="test")
         assert found["caption"][1] == data.decode(test.tokenizer, test.source[1]["text"])
     with pytest.raises(ValueError, match="reads no tokens"):
         frozen.of_run(tmp_path / "second")

@@ -218,7 +218,7 @@ SHAPES = f"--config={ROOT}/experiments/shapes_text.py:quick"
 SMALL = [
     f"--config.{option}"
     for option in (
-        "network.channels=8 network.multipliers=(1,) network.attention=() network.cross_attention=(16,) "
+        "network.channels=8 network.multipliers=(1,) network.attention=() network.cross_attention=(12,) "
         "network.groups=4 network.head_dim=4 network.text.layers=1 network.text.width=16 network.text.head_dim=8 "
         "train.steps=2 optimizer.name=adam optimizer.decay_steps=0 optimizer.warmup=0 "
         "train.batch_size=8 train.checkpoint_every=2 train.sample_every=0 sample.n=4 sample.grid.n=2 data.examples=64 "
@@ -251,7 +251,7 @@ def test_a_prompt_becomes_a_picture_that_tells_how(trained, tmp_path):
     assert text["prompts"].splitlines()[:3] == ["a red circle", "two blue squares", "a red circle"]
     assert '"seed": 3' in text["diffax"] and '"scale": 4.0' in text["diffax"] and "ddim" in text["diffax"]
     found = arrays(out)
-    assert found["x0"].shape == (5, 16, 16, 3) and found["caption"][1] == "two blue squares"
+    assert found["x0"].shape == (5, 24, 24, 3) and found["caption"][1] == "two blue squares"
     with Image.open(film) as frames:
         assert 2 <= frames.n_frames <= 4  # equal ones are joined
 
@@ -289,7 +289,7 @@ def test_captions_of_another_split_at_several_scales_of_guidance(trained, tmp_pa
     cards = first.read_bytes(), second.read_bytes()
     assert [json.loads(card)["sampler"]["guidance"]["scale"] for card in cards] == [1.0, 3.0]
     captions = arrays(folder / "samples" / "eval_00000002_2.png")["caption"]
-    test = data.shapes(size=16, objects=workdir.read_config(folder)["data"]["objects"], split="test")
+    test = data.shapes(size=24, objects=workdir.read_config(folder)["data"]["objects"], split="test")
     assert captions.tolist() == [data.decode(test.tokenizer, test.source[i // 2]["text"]) for i in range(6)]
     second.unlink()  # the run was killed between the two
     assert launch(SHAPES, f"--workdir={folder}", *SMALL, *(f"--config.eval.{option}" for option in options)).code == 0

@@ -24,7 +24,7 @@ class Monotone(NamedTuple):
 
 @pytree
 class LearnedSchedule(Process):
-    """The variance-preserving process of gamma(t) = -logsnr, learned; arXiv:2107.00630, Eq. 3-4 and App. H.
+    """The variance-preserving process of gamma(t) = -logsnr, learned; arXiv:2107.00630, Eq. 3-5 and App. H.
 
     gamma rises from gamma_min at t = 0 to gamma_max at t = 1: along `network`, rescaled, or in a straight line where
     there is none. All three are leaves, for an optimizer to train along with the network by `losses.vdm_loss`. Tell
