@@ -256,6 +256,21 @@ def test_a_prompt_becomes_a_picture_that_tells_how(trained, tmp_path):
         assert 2 <= frames.n_frames <= 4  # equal ones are joined
 
 
+def test_words_that_the_network_does_not_know_are_named_once(trained, tmp_path, caplog):
+    asked = ("--prompt=a red circle", "--prompt=a magenta circle", "--prompt=a red cross", "--negative_prompt=kittens")
+    command = ("--mode=sample", f"--workdir={trained}", *asked, "--n=6", "--steps=2", f"--out={tmp_path / 'out.png'}")
+    outcome = launch(*command)
+    assert outcome.code == 0, outcome.err
+    first, second = [record.getMessage() for record in caplog.records if "is read as" in record.getMessage()]
+    assert first.startswith(
+        "the prompt 'a magenta circle' is read as 'a <unknown> circle'; words that are known: a above "
+    )
+    assert second.startswith("the prompt 'kittens' is read as '<unknown>'; ") and " purple " in second
+    with Image.open(tmp_path / "out.png") as picture:
+        side = (picture.height - 2) // 2
+        assert picture.size == (3 * side + 2, 2 * side + 2)  # a column a prompt
+
+
 def test_neither_prompts_nor_negative_prompts_compile_anew(trained):
     experiment, state = modes.restored(workdir.read_config(trained), trained)
     draw, options = sampling.generator(experiment), experiment.config["sample"]

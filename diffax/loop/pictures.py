@@ -73,8 +73,8 @@ def draw_picture(experiment: build.Experiment, x: np.ndarray, cond: Mapping) -> 
     """A picture of samples: a grid of images, a scatter plot of 2-D points over the data; None for other data."""
     shape = x.shape[1:]
     if report.shows(shape):
-        classes = experiment.dataset.num_classes if "label" in cond else 0
-        columns = classes if 4 <= classes <= 16 and len(x) % classes == 0 else None
+        kinds = experiment.dataset.num_classes if "label" in cond else len(set(wanted.captions(experiment, cond)))
+        columns = kinds if 3 <= kinds <= 16 and len(x) % kinds == 0 else None  # one a class, or a prompt
         return report.grid(x, columns)
     if shape == (2,):
         from diffax import data

@@ -1,11 +1,17 @@
 """What samples are wanted of: their classes, prompts and other conditions."""
 
+import functools
+import logging
 from typing import Any
 
 import numpy as np
 
 from diffax import data
 from diffax.build import Experiment, make
+from diffax.data.embeddings import Embedded
+from diffax.data.text import FIRST, UNKNOWN
+
+_log = logging.getLogger(__name__)
 
 
 def conditions(experiment: Experiment, n: int) -> dict[str, np.ndarray]:
@@ -26,6 +32,7 @@ def conditions(experiment: Experiment, n: int) -> dict[str, np.ndarray]:
     if dataset.tokenizer is not None and "text" in experiment.nulls:
         texts = options["prompts"] or dataset.prompts or ("",)
         tokens = data.encode_all(dataset.tokenizer, texts)
+        _warn(dataset.tokenizer, texts, tokens)
         found["text"] = tokens[np.arange(n) % len(tokens)]
     rest = [name for name in experiment.nulls if name not in found]
     examples: Any = data.examples(dataset, np.arange(n) % len(dataset.source)) if rest else {}
@@ -63,7 +70,10 @@ def negative(experiment: Experiment) -> dict[str, np.ndarray]:
     text = experiment.config["sample"]["negative_prompt"]
     if not text or "text" not in experiment.nulls:
         return experiment.nulls
-    return {**experiment.nulls, "text": data.encode(experiment.dataset.tokenizer, text)}
+    tokenizer = experiment.dataset.tokenizer
+    tokens = data.encode(tokenizer, text)
+    _warn(tokenizer, [text], tokens[None])
+    return {**experiment.nulls, "text": tokens}
 
 
 def captions(experiment: Experiment, cond: dict[str, np.ndarray]) -> list[str]:
@@ -76,6 +86,22 @@ def described(experiment: Experiment, x: np.ndarray, cond: dict[str, np.ndarray]
     """Samples, with all that is known of them: x0, the conditions that they were drawn under, a text's caption."""
     texts = captions(experiment, cond)
     return {"x0": x, **cond, **({"caption": np.asarray(texts)} if texts else {})}
+
+
+def _warn(tokenizer, texts, tokens):
+    if isinstance(tokenizer, Embedded):
+        return
+    for text, row in zip(texts, tokens):
+        if UNKNOWN in row:
+            _warn_once(tokenizer, text[:60], data.decode(tokenizer, row)[:120])
+
+
+@functools.cache  # conditions are asked for before compilation, and for every picture
+def _warn_once(tokenizer, text, read):
+    known = [data.decode(tokenizer, [token]) for token in range(FIRST, min(tokenizer.size, FIRST + 100))]
+    more = "" if FIRST + len(known) == tokenizer.size else " ..."
+    known = " ".join(word for word in known if word.isalnum())
+    _log.warning("the prompt %r is read as %r; words that are known: %s%s", text, read, known, more)
 
 
 def _check(experiment):
