@@ -212,6 +212,7 @@ def test_what_cannot_be_meant_is_refused(place, text, message):
             "process.process.beta_mix: unknown option (did you mean 'beta_min'?)",
         ),
         (dict(sample=dict(guidance=dict(sigma_lo=5.0, sigma_hi=1.0))), "sample.guidance.sigma_lo: 5.0 is not allowed"),
+        (dict(sample=dict(n=1, prompts=("a", "b"))), "sample.n: 1 is not allowed, fewer than the 2 prompts; give at"),
         (
             dict(sample=dict(grid=dict(name="karras", rho=0))),
             "sample.grid.rho: 0.0 is not allowed, expected more than 0",

@@ -36,7 +36,8 @@ def test_grid_shows_what_is_not_a_number_and_clips():
     images[0, 0, 0, 1], images[0, 0, 1, 0], images[0, 1, 0], images[0, 1, 1] = np.nan, np.inf, 1e30, -7
     picture = grid(images, pad=0, scale=1)
     np.testing.assert_array_equal(picture, [[[255, 0, 255]] * 2, [[255] * 3, [0] * 3]])
-    assert grid(jnp.zeros((3, 8, 8, 1), jnp.bfloat16)).shape == (2 * 50 + 2, 2 * 50 + 2, 3)
+    assert grid(jnp.zeros((3, 8, 8, 1), jnp.bfloat16)).shape == (2 * 242 + 2, 2 * 242 + 2, 3)  # a row of 480 and gaps
+    assert grid(np.zeros((300, 24, 12, 1), np.float32)).shape == (17 * 50 + 2, 18 * 26 + 2, 3)  # 48 pixels high
 
 
 def test_strip_has_a_row_for_each_sample_and_both_ends():

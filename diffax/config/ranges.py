@@ -58,6 +58,9 @@ def check_together(full: Mapping) -> None:
     if {"lo", "hi"} <= grid.keys() and ":" not in grid["name"] and not one_level:
         _check_less("sample.grid.lo", grid["lo"], "sample.grid.hi", grid["hi"])
     _check_decay(full["optimizer"])
+    prompts, n = full["sample"]["prompts"], full["sample"]["n"]
+    if n < len(prompts):
+        raise ValueError(f"sample.n: {n} is not allowed, fewer than the {len(prompts)} prompts; give at least as many")
 
 
 def _check_decay(options):

@@ -51,7 +51,7 @@ def sample(config: Mapping, folder: str | os.PathLike, out: str | None = None, a
     if picture is not None:
         written = written.with_suffix(".png")
         report.save_png(written, picture, pictures.facts(experiment, cond, step))
-    print(f"{options['n']} samples of step {step} in {written}", flush=True)
+    print(f"{options['n']} sample{'s' * (options['n'] > 1)} of step {step} in {written}", flush=True)
     if animation:
         path = pictures.path(experiment, params, {name: value[:size] for name, value in cond.items()}, size)
         report.save_animation(animation, path)

@@ -25,7 +25,8 @@ def grid(
         shown in magenta.
       columns: images in a row; by default as square as can be.
       pad: width of the gaps, in pixels of the result.
-      scale: every pixel becomes scale × scale; by default the smallest that makes images at least 48 pixels high.
+      scale: every pixel becomes scale × scale; by default the smallest that makes images at least 48 pixels high, more
+        where a row of them has room in 480.
       gap: color of the gaps and of unused cells.
 
     Returns:
@@ -36,8 +37,8 @@ def grid(
     """
     pixels = _pixels(images)
     n, height, width, _ = pixels.shape
-    scale = scale or max(1, math.ceil(48 / height))
     columns = min(n, columns or math.ceil(math.sqrt(n)))
+    scale = scale or max(1, math.ceil(48 / height), 480 // (columns * width))
     rows = math.ceil(n / columns)
     pixels = pixels.repeat(scale, axis=1).repeat(scale, axis=2)
     height, width = height * scale + pad, width * scale + pad
