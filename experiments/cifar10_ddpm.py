@@ -3,7 +3,7 @@
 Paper:    arXiv:2006.11239, Sec. 4 and App. B: 35.7M parameters, FID 3.17 after 800k steps.
 Prepare:  the command prints how, the first time.
 Command:  python -m diffax.main --config=experiments/cifar10_ddpm.py --workdir=runs/cifar10_ddpm
-Hardware: a TPU v3-8 and 36 hours in the paper.
+Hardware: a TPU v3-8 and 10.6 hours in the paper.
 Reached:  not run.
 """
 

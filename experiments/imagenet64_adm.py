@@ -23,7 +23,7 @@ def get_config(mode: str = "full") -> ConfigDict:
     config.loss = dict(objective=objective, time=dict(name="discrete"), conditional=True, drop=0.0)
     config.network.update(channels=192, multipliers=(1, 2, 3, 4), blocks=3, attention=(32, 16, 8), head_dim=64)
     config.network.update(adaptive=True, residual_resampling=True, dropout=0.1)
-    config.optimizer.update(learning_rate=1e-4, warmup=0, clip=float("inf"))
+    config.optimizer.update(learning_rate=3e-4, warmup=0, clip=float("inf"))
     config.train.update(steps=540_000, batch_size=2048)
     config.sample.sampler = dict(name="ancestral")
     config.sample.grid.n = 250

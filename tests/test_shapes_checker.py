@@ -103,7 +103,7 @@ def test_bytes_and_floats_are_read_alike():
     floats = pictures.astype(np.float32) / 127.5 - 1
     assert [len(found) for found in find(pictures)] == [len(scene) for scene in scenes]
     for a, b in zip(find(pictures), find(floats)):
-        assert a == b
+        assert sorted(a) == sorted(b)  # the largest first, by pixels that one rounding may add
     assert check(pictures[3], captions[3]) == check_all(pictures, captions)[3]
     assert check_all(pictures[:0], []) == []
 

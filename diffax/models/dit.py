@@ -27,7 +27,8 @@ class DiT(nn.Module):
         DiT-B   width=768   depth=12  heads=12     DiT-XL  width=1152  depth=28  heads=16
 
     DiT-XL/2 of 1000 classes, 4 channels in and 8 out, has 674,834,720 parameters. Its released checkpoint counts
-    294,912 more, the embedding of places, which is fixed and no parameter here.
+    294,912 more, the embedding of places, which is fixed and no parameter here; there the embedding of c_noise has
+    the rates 10000^(-i/half), cosines first, and here, as in DDPM, 10000^(-i/(half - 1)), sines first.
 
     Args of the module:
       out_channels: of the result; None is the input's.

@@ -97,7 +97,7 @@ class MPLayer(nn.Module):
 
 
 class MPBlock(nn.Module):
-    """A residual block of EDM2, and where it attends, cosine attention behind it; arXiv:2312.02696, Fig. 21.
+    """A residual block of EDM2, and where it attends, cosine attention behind it; arXiv:2312.02696, Fig. 22.
 
     The skip path is resampled, and has a 1x1 convolution where the channels change. The residual path is
     conv(dropout(silu(conv(silu(x))·(1 + condition)))), the condition's layer with a gain that starts at 0. Both are

@@ -15,7 +15,7 @@ from diffax.models.magnitude import MPBlock, MPFourier, MPLayer, mp_concat, mp_s
 
 
 class UNetEDM2(nn.Module):
-    """Magnitude-preserving U-Net: (x_in, c_noise, cond) -> y; config G of arXiv:2312.02696, App. B, Fig. 21.
+    """Magnitude-preserving U-Net: (x_in, c_noise, cond) -> y; config G of arXiv:2312.02696, App. B, Fig. 22.
 
     It wants inputs of magnitude 1 and c_noise = ¼·ln(nsr), as of `prediction.edm`, and is trained with
     `diffax.train.unit_weights` (`optimizer.unit_weights=True`) at learning rates around 0.01. The sizes of the paper

@@ -11,7 +11,7 @@ SPLITS = ("train", "test", "novel")
 HELD_OUT = ("purple circle", "blue square", "yellow triangle", "red cross")
 GAP, MARGIN = 24, 6  # between the boxes of objects, and to the picture's edge: 1.5 and 0.4 pixels of 16
 _SEED = 2017
-_TEST_SHARE = 8  # a scene belongs to the test split if the sum of its coordinates is divisible by this
+TEST_SHARE = 8  # of the scenes, by the sum of their coordinates, and of the captions one in eight is of the test split
 
 Scene = tuple[Object, ...]
 Draws = Iterator[int]
@@ -54,7 +54,7 @@ def scene(bits: Draws, split: str, objects: Sequence[int] = (1, 2, 3), held_out:
     while True:
         placed = tuple(_placed(pair, size, bits) for pair, size in kinds)
         fits = all(_apart(a, b) for i, a in enumerate(placed) for b in placed[:i])
-        if fits and (split == "novel" or (_sum(placed) % _TEST_SHARE == 0) == (split == "test")):
+        if fits and (split == "novel" or (_sum(placed) % TEST_SHARE == 0) == (split == "test")):
             return placed
 
 
