@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from absl import flags
 
 BAD_INPUT = 2  # exit code; 0 is done, 3 is stopped by a signal and saved
+PIPE_CLOSED = 141  # exit code, as a shell's of any command whose reader has left, such as `| head`
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("config", None, "The experiment: a file, or file.py:mode, such as experiments/digits.py:quick.")
@@ -77,6 +78,12 @@ def run(command: Callable[[Sequence[str]], int] = main) -> None:
         sys.path.insert(0, os.getcwd())  # a config may name functions there
     try:
         code = command(sys.argv)
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        if not _is_ours(error):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
+        code = PIPE_CLOSED
     except ValueError as error:
         if not _is_ours(error):
             raise

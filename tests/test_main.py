@@ -1,6 +1,7 @@
 """The command: its modes and overrides, what it refuses before it compiles, what a workdir holds."""
 
 import json
+import os
 import shutil
 import sys
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from launcher import BIG, DIGITS, ROOT, TINY, TOY, compiled, finish, launch, programs, rows, start  # noqa: F401
 
-from diffax import checkpoint, report
+from diffax import checkpoint, main, report
 from diffax.config import complete
 from diffax.loop import modes, sampling, training, workdir
 
@@ -211,6 +212,15 @@ def test_a_fault_is_not_called_bad_input(tmp_path, monkeypatch):
         monkeypatch.setattr("diffax.loop.train", fail)
         with pytest.raises(type(error), match=str(error)):
             launch(TOY, f"--workdir={tmp_path}")
+
+
+def test_a_reader_that_leaves_ends_it_quietly(monkeypatch, capfd):
+    end, start = os.pipe()
+    os.close(end)
+    with os.fdopen(start, "w") as out, pytest.raises(SystemExit) as stopped:
+        monkeypatch.setattr(sys, "stdout", out)
+        main.run(lambda argv: print("as of `diffax --dry_run | head -1`") or 0)
+    assert stopped.value.code == main.PIPE_CLOSED and capfd.readouterr() == ("", "")
 
 
 def test_help_lists_the_flags():
