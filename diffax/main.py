@@ -36,8 +36,10 @@ SHORT = {
     "sampler": ("sample.sampler.name", "The sampler, by name."),
     "steps": ("sample.grid.n", "Its steps."),
 }
+EVALUATED = {"n": "eval.n", "seed": "eval.seed"}  # what these are short for with --mode=eval
 for _name, (_field, _help) in SHORT.items():
-    flags.DEFINE_string(_name, None, f"{_help} Short for --config.{_field}.")
+    _evaluated = f", with --mode=eval for --config.{EVALUATED[_name]}" if _name in EVALUATED else ""
+    flags.DEFINE_string(_name, None, f"{_help} Short for --config.{_field}{_evaluated}.")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -58,6 +60,8 @@ def main(argv: Sequence[str]) -> int:
         if FLAGS[name].value is not None and FLAGS.mode != "sample":
             raise ValueError(f"--{name} is for --mode=sample; leave it out")
     config = complete(_with_prompts(override(_config(), [*_short(), *overrides])))
+    if FLAGS.mode == "eval":
+        _check_evaluated(config["eval"])
     parallel.start_hosts()
     if FLAGS.compilation_cache:
         enable_cache()
@@ -121,7 +125,17 @@ def _parse_flags(argv):
 
 def _short():
     """The overrides that the short flags stand for."""
-    return [(field, FLAGS[name].value) for name, (field, _) in SHORT.items() if FLAGS[name].value is not None]
+    fields = {name: field for name, (field, _) in SHORT.items()} | (EVALUATED if FLAGS.mode == "eval" else {})
+    return [(field, FLAGS[name].value) for name, field in fields.items() if FLAGS[name].value is not None]
+
+
+def _check_evaluated(options):
+    """Refuses flags of samples in whose place an evaluation has fields of its own."""
+    instead = dict.fromkeys(("prompt", "prompts", "class"), "conditions") | {"guidance": "scales"}
+    for flag, field in instead.items():
+        if FLAGS[flag].value and options[field]:
+            told = f"eval.{field}={options[field]!r} is evaluated instead"
+            raise ValueError(f"--{flag}: {told}; leave it out, or add --config.eval.{field}=")
 
 
 def _with_prompts(config):

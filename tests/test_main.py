@@ -72,12 +72,14 @@ def test_sampling_and_evaluating_need_the_workdir_alone(run, sampled):
     written = np.load(sampled / "samples" / "sample_00000006_seed0.npz")
     assert written["x0"].shape == (10, 2) and (written["label"] == 3).all()
     assert (sampled / "samples" / "sample_00000006_seed0.png").exists()
-    options = ("--config.sample.sampler.name=heun", "--config.sample.sampler.churn=20", "--config.eval.n=16")
+    options = ("--config.sample.sampler.name=heun", "--config.sample.sampler.churn=20", "--n=16", "--seed=5")
     outcome = launch("--mode", "eval", "--workdir", sampled, *options)
     assert outcome.code == 0, outcome.err
     first = (run[0] / "eval_00000006.json").read_bytes()
     assert (sampled / "eval_00000006.json").read_bytes() == first
-    sampler = report.read_json(sampled / "eval_00000006_2.json")["sampler"]
+    card = report.read_json(sampled / "eval_00000006_2.json")
+    assert (card["samples"], card["seed"]) == (16, 5)
+    sampler = card["sampler"]
     assert (sampler["name"], sampler["churn"], sampler["s_noise"]) == ("heun", 20.0, 1.0) and "eta" not in sampler
     assert sampler["clip"] == float("inf") and sampler["learned_variance"] is False
     assert report.read_json(sampled / "config.json") == report.read_json(run[0] / "config.json")
