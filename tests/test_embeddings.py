@@ -4,13 +4,16 @@ import concurrent.futures
 import multiprocessing
 import textwrap
 
+import jax
 import numpy as np
 import pytest
+from flax import linen as nn
 from launcher import ROOT, launch, programs  # noqa: F401
 from PIL import Image
 
-from diffax import data
-from diffax.loop import frozen, workdir
+from diffax import build, checkpoint, data
+from diffax.config import complete
+from diffax.loop import checks, frozen, training, workdir
 
 LENGTH, WIDTH = 5, 4
 
@@ -126,6 +129,63 @@ def test_worker_processes_share_the_file(tmp_path):
     assert data.decode(tokenizer, found[3]) == "c"
 
 
+class Reading(nn.Module):
+    """A network that is little more than its text transformer."""
+
+    text: nn.Module
+
+    def __call__(self, x_in, c_noise, cond=None):
+        return x_in * self.text(cond["text"]).pooled.mean(-1)[:, None, None, None]
+
+
+READING = dict(
+    data=dict(name="shapes", examples=16),
+    process=dict(name="learned_schedule", n=1),
+    prediction=dict(name="eps"),
+    network=dict(
+        name="test_embeddings:Reading", text=dict(name="TextTransformer", width=WIDTH, layers=1, head_dim=WIDTH)
+    ),
+    loss=dict(conditional=True, objective=dict(name="vdm_loss")),
+    ema=dict(decays=(0.9, 0.5)),
+    train=dict(batch_size=8),
+    eval=dict(n=8),
+)
+
+
+def test_a_frozen_encoder_stays_the_same_when_its_run_goes_on(tmp_path):
+    """Of a run whose parameters are not the network's alone."""
+    config = complete({**READING, "loss": {**READING["loss"], "learn_process": True}})
+    experiment = checks.experiment(config)
+    rng, shapes = np.random.default_rng(0), jax.eval_shape(lambda: training.initial_state(experiment))
+    state = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(leaf.dtype), shapes)
+    manager = checkpoint.manager(workdir.prepare(tmp_path, config) / "checkpoints")
+    checkpoint.save(manager, 3, state, wait=True)
+    encoder = frozen.of_run(tmp_path, 3)
+    params = encoder.embed.keywords["params"]
+    jax.tree.map(np.testing.assert_array_equal, params, state.ema_params["0.9"]["network"]["text"])
+    checkpoint.save(manager, 6, jax.tree.map(lambda leaf: leaf + 1, state), wait=True)
+    checkpoint.close(manager)
+    workdir.prepare(tmp_path, {**config, "sample": {**config["sample"], "ema": "none"}})
+    assert frozen.of_run(tmp_path, 3).name == encoder.name != frozen.of_run(tmp_path, 6).name
+    for step, message in {None: "no step is named; give a step of 3, 6", 4: "step=4 is not there; give a st"}.items():
+        with pytest.raises(ValueError, match=message):
+            frozen.of_run(tmp_path, step)
+
+
+def encoder() -> data.Encoder:
+    return data.Encoder("bytes", LENGTH, WIDTH, embed)
+
+
+@pytest.mark.parametrize("told", ["no tokenizer", "embeddings"])
+def test_a_network_for_tokens_is_refused_data_without(tmp_path, told):
+    cached = dict(name="cached", encoder=dict(name="test_embeddings:encoder"), folder=str(tmp_path))
+    captioned = {**READING["data"], "tokenizer": cached}
+    without = dict(data=dict(name="digits"), loss={**READING["loss"], "conditional": False})
+    config = complete({**READING, **(dict(data=captioned) if told == "embeddings" else without)})
+    with pytest.raises(ValueError, match=f"network.text: TextTransformer reads tokens, the data has {told}; take data"):
+        build.experiment(config)
+
+
 EXPERIMENT = """
     from shapes_text import get_config as shapes_text
 
@@ -139,7 +199,7 @@ EXPERIMENT = """
         config.sample.grid.n = 2
         config.eval.update(n=4, batch_size=4, reference=4)
         if mode == "frozen":
-            encoder = dict(name="diffax.loop.frozen:of_run", folder="{folder}/first")
+            encoder = dict(name="diffax.loop.frozen:of_run", folder="{folder}/first", step=2)
             config.data.tokenizer = dict(name="cached", encoder=encoder, folder="{folder}/kept")
             config.network.text = dict(name="TextEmbeddings", width=16)
         return config
@@ -163,7 +223,7 @@ def test_a_run_told_by_the_frozen_transformer_of_another(tmp_path, programs):  #
     with np.load(picture.with_suffix(".npz")) as found:
         assert found["caption"].tolist() == ["a red circle", "two blue squares", "a red circle"]
         text = found["text"]
-    encoder = frozen.of_run(tmp_path / "first")
+    encoder = frozen.of_run(tmp_path / "first", 2)
     assert [path.stem for path in (tmp_path / "kept").glob("*.sqlite")] == [encoder.name]
     expected = encoder.embed(["a red circle", "two blue squares"])
     assert text.dtype == np.float16 and (text[0] != 0).any(1).sum() == 4  # the start, and three words
@@ -173,4 +233,4 @@ def test_a_run_told_by_the_frozen_transformer_of_another(tmp_path, programs):  #
         test = data.shapes(size=24, objects=objects, split="test")
         assert found["caption"][1] == data.decode(test.tokenizer, test.source[1]["text"])
     with pytest.raises(ValueError, match="reads no tokens"):
-        frozen.of_run(tmp_path / "second")
+        frozen.of_run(tmp_path / "second", 2)

@@ -86,6 +86,8 @@ def _network(spec, dataset, nulls, learns):
     given = dict(num_classes=dataset.num_classes if "label" in nulls else 0, out_channels=out, out_features=out)
     if hasattr(dataset.tokenizer, "size"):
         given["vocabulary"] = dataset.tokenizer.size
+    elif isinstance(spec.get("text"), Mapping):
+        _check_reader(spec["text"]["name"], dataset)
     network = make("network", spec, "network", **given)
     if isinstance(network, MLP) and len(shape) != 1:
         raise ValueError(f"network: MLP takes vectors [features], the data has shape {shape}")
@@ -100,6 +102,14 @@ def _network(spec, dataset, nulls, learns):
         except ValueError as error:
             raise ValueError(f"network: {error}") from None
     return network
+
+
+def _check_reader(name, dataset):
+    asks = inspect.signature(find("reader", name, "network.text")).parameters.get("vocabulary")
+    if asks is not None and asks.default is asks.empty:
+        has = "no tokenizer" if dataset.tokenizer is None else "embeddings"
+        remedy = "take data with a tokenizer, or TextEmbeddings for embeddings"
+        raise ValueError(f"network.text: {name} reads tokens, the data has {has}; {remedy}")
 
 
 def loss(experiment: Experiment, network: Callable):

@@ -10,21 +10,28 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffax import data
+from diffax import build, data, manifest
 from diffax.loop import modes, sampling, workdir
 
 _ROWS = 64  # texts at once: one executable, whatever their number
 
 
-def of_run(folder: str | os.PathLike) -> data.Encoder:
-    """What the text transformer of a run says of a text, by the averaged parameters of its newest checkpoint.
+def of_run(folder: str | os.PathLike, step: int | None = None) -> data.Encoder:
+    """What the text transformer of a run says of a text, by its parameters at a step, averaged as by default.
+
+    They stay the same when the run goes on, as long as it keeps that checkpoint (`train.keep_every`).
 
     Raises:
-        ValueError: no run there, or one whose network has no transformer for tokens.
+        ValueError: no run there, no `step` or one that is not there, or a network without a transformer for tokens.
     """
-    experiment, state = modes.restored(workdir.read_config(folder), folder)
+    config, there = workdir.read_config(folder), manifest.finished(Path(folder) / "checkpoints")
+    if step not in there:
+        asked = "no step is named" if step is None else f"step={step} is not there"
+        raise ValueError(f"folder={str(folder)!r}: {asked}; give a step of {', '.join(map(str, there)) or 'none yet'}")
+    config = {**config, "sample": {**config["sample"], "ema": "", "width": 0.0}}  # a later launch may ask for others
+    experiment, state = modes.restored(config, folder, step)
     reader, tokenizer = getattr(experiment.network, "text", None), experiment.dataset.tokenizer
-    params = sampling.chosen_params(state, experiment.config).get("text")
+    params = build.parts(experiment, sampling.chosen_params(state, config))[0].get("text")
     if params is None or not isinstance(tokenizer, data.Tokenizer):
         raise ValueError(f"folder={str(folder)!r}: the network of this run reads no tokens; give one that does")
     params = jax.device_get(params)

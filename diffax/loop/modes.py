@@ -78,11 +78,12 @@ def evaluate(config: Mapping, folder: str | os.PathLike) -> dict:
     return card
 
 
-def restored(config: Mapping, folder: str | os.PathLike):
-    """(experiment, state) of the newest good checkpoint of a workdir, under a config that fits it.
+def restored(config: Mapping, folder: str | os.PathLike, step: int | None = None):
+    """(experiment, state) of a workdir's newest good checkpoint, or that of `step`, under a config that fits it.
 
     Raises:
         ValueError: no run there, no checkpoint yet, or a config of another run.
+        FileNotFoundError: no such step.
     """
     from diffax import checkpoint
 
@@ -93,8 +94,10 @@ def restored(config: Mapping, folder: str | os.PathLike):
     experiment = checks.experiment(config)
     run = training.place(experiment, training.initial_state(experiment))
     manager = checkpoint.manager(Path(folder).absolute() / "checkpoints")
-    found = checkpoint.restore(manager, run.target)
-    checkpoint.close(manager)
+    try:
+        found = checkpoint.restore(manager, run.target, step=step)
+    finally:
+        checkpoint.close(manager)
     if found is None:
         raise ValueError(f"workdir: {folder} has no checkpoint yet; train it first")
     return experiment, _with_width(experiment, Path(folder), found[1])
