@@ -1,5 +1,6 @@
 """The command: its modes and overrides, what it refuses before it compiles, what a workdir holds."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -142,6 +143,12 @@ def test_a_dry_run_prints_and_compiles_nothing_big(tmp_path):
         ),
         ((TOY, "--workdir=/proc/nowhere"), "workdir: cannot write to /proc/nowhere: No such file"),
         ((TOY, "--workdir=README.md/x"), "workdir: cannot write to * Not a directory; choose another folder"),
+        (
+            (TOY, "--workdir=@", "--negative_prompt=blue"),
+            "sample.negative_prompt: 'blue' given, but the network reads no text",
+        ),
+        ((TOY, "--workdir=@", "--mode=eval", "--out=a.png"), "--out is for --mode=sample; leave it out"),
+        ((TOY, "--workdir=@", "--mode=eval", "--animation=a.gif"), "--animation is for --mode=sample; leave it out"),
         (("--workdir=@", "--mode=sample"), "workdir: * holds no run (no config.json)"),
         (("--workdir=@", "--mode=eval"), "workdir: * holds no run (no config.json)"),
     ],
@@ -185,6 +192,34 @@ def test_a_config_that_differs_from_the_workdirs_is_refused(run):
         assert outcome.code == 2 and not BIG & set(outcome.compiled)
         assert "train.batch_size: 32 there, 8 now" in outcome.err and outcome.err.count("\n") == 1
     assert (folder / "config.json").read_bytes() == before
+
+
+def test_a_run_is_read_where_it_could_not_be_trained(run, tmp_path, monkeypatch):
+    """On devices that do not share its batch, and without tensorboardX."""
+    shutil.copytree(run[0], tmp_path, dirs_exist_ok=True)
+    config = workdir.read_config(tmp_path)
+    config["train"] |= {"batch_size": 12, "tensorboard": True}
+    report.write_json(tmp_path / "config.json", config)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorboardX" else found(name))
+    state, same = modes.restored(config, tmp_path)[1], modes.restored(workdir.read_config(run[0]), run[0])[1]
+    jax.tree.map(np.testing.assert_array_equal, state, same)
+    for size, message in {12: "train.batch_size 12 is not divisible by 8", 16: "train.tensorboard: True needs"}.items():
+        with pytest.raises(ValueError, match=message):
+            modes.checks.experiment({**config, "train": {**config["train"], "batch_size": size}}, training=True)
+
+
+def test_a_run_that_cannot_be_written_is_sampled_elsewhere(run, tmp_path, monkeypatch):
+    unwritable = workdir.unwritable
+    monkeypatch.setattr(
+        workdir, "unwritable", lambda at: "Read-only file system" if run[0] in (at, *at.parents) else unwritable(at)
+    )
+    for args in (("--mode=sample",), ("--mode=eval",), ("--mode=sample", f"--out={run[0]}/a.png")):
+        outcome = launch(*args, f"--workdir={run[0]}")
+        assert outcome.code == 2 and "Read-only file system" in outcome.err and not BIG & set(outcome.compiled)
+    asked = ("--n=10", "--class=3", "--guidance=2", f"--out={tmp_path / 'a.png'}")
+    outcome = launch("--mode=sample", f"--workdir={run[0]}", *asked)
+    assert outcome.code == 0 and (tmp_path / "a.png").exists(), outcome.err
 
 
 def test_a_workdir_in_use_is_refused_and_left_alone(run):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from diffax import build, conditions, data
 from diffax import config as configs
-from diffax.loop import modes, sampling, wanted, workdir
+from diffax.loop import checks, modes, sampling, wanted, workdir
 from diffax.models import TextEmbeddings, TextTransformer, UNet, init
 
 KEY = jax.random.key(0)
@@ -214,6 +214,11 @@ def test_an_image_or_a_vector_that_is_not_there_may_be_anything():
 # The command line
 
 
+def plain(denoise, x, sigmas, keys):
+    """A sampler that does not tell its way."""
+    return denoise(x, sigmas[0])
+
+
 SHAPES = f"--config={ROOT}/experiments/shapes_text.py:quick"
 SMALL = [
     f"--config.{option}"
@@ -341,6 +346,21 @@ def test_no_prompt_is_a_traceback(trained, tmp_path):
             ["--config.eval.metrics=place_diversity"],
             "'place_diversity' needs several samples of a condition; set eval.each",
         ),
+        (["--negative_prompt=blue", "--guidance=1"], "sample.negative_prompt: 'blue' changes nothing with guidance of"),
+        (["--animation=@/a.gif", "--sampler=test_text:plain"], "--animation: test_text:plain does not tell its way"),
+        (["--mode=eval", "--prompt=a red circle"], "--prompt: eval.conditions='test' is evaluated instead; leave it"),
+        (
+            ["--mode=eval", "--class=3"],
+            "--class: eval.conditions='test' is evaluated instead; leave it out, or add --c",
+        ),
+        (
+            ["--mode=eval", "--config.eval.scales=1,3", "--guidance=2"],
+            "--guidance: eval.scales=(1.0, 3.0) is evaluated instead; leave it out, or add --config.eval.scales=",
+        ),
+        (
+            ["--mode=eval", "--config.eval.conditions=", "--prompt=a red cat"],
+            "eval.metrics: 'caption_agreement' is of pictures and captions like those of shapes; leave it out, or ask",
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_refused(trained, tmp_path, options, message):
@@ -352,8 +372,24 @@ def test_what_cannot_be_meant_is_refused(trained, tmp_path, options, message):
     assert outcome.err.count("\n") == 1 and not BIG & set(outcome.compiled)
 
 
-def test_more_samples_than_the_split_has_captions_are_refused_before_training(tmp_path):
-    options = ("--config.eval.after_training=True", "--config.eval.n=65")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("eval.n=65", "eval.n: 65 is not allowed, 'test' has 64 examples"),
+        ("eval.conditions= sample.prompts=('a_cat',)", "(caption='<unknown>': expected 'a', 'one', 'two' or"),
+        ("data.tokenizer={'name':'by_bytes','length':4}", "eval.metrics: 'caption_agreement' is of pictures and capt"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_is_refused_before_training(tmp_path, options, message):
+    options = (f"--config.{option}" for option in f"{options} eval.after_training=True".split())
     outcome = launch(SHAPES, f"--workdir={tmp_path / 'run'}", *SMALL, *options)
-    assert outcome.code == 2 and "eval.n: 65 is not allowed, 'test' has 64 examples" in outcome.err
-    assert not BIG & set(outcome.compiled)
+    assert outcome.code == 2 and message in outcome.err, outcome.err
+    assert not BIG & set(outcome.compiled) and not (tmp_path / "run").exists()
+
+
+def test_pictures_that_the_judge_of_captions_cannot_read_are_refused(trained):
+    experiment = checks.experiment(workdir.read_config(trained))
+    checks.evaluation(experiment)
+    for shape in ((8, 8, 3), (24, 24, 1), (24, 32, 3)):
+        with pytest.raises(ValueError, match="'caption_agreement' is of pictures and captions like those of shapes; "):
+            checks.evaluation(experiment._replace(dataset=experiment.dataset._replace(shape=shape)))

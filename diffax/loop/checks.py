@@ -9,34 +9,64 @@ import numpy as np
 
 from diffax import build, losses, parallel
 from diffax.chain import count_steps
+from diffax.data.shapes import check_all
 from diffax.loop import likelihoods, sampling, wanted
+
+_OF_CAPTIONS = ("caption_agreement", "place_diversity")  # metrics whose judge is that of the data set shapes
+_FIRST = 16  # examples of a split whose captions are read before all of it is evaluated
 
 
 def experiment(config: Mapping, training: bool = False) -> build.Experiment:
     """Builds the experiment of a complete config, and checks what only its parts together can tell.
 
     Args:
-        training: it is to be trained, so what comes after that, the evaluation, is checked as well.
+        training: it is to be trained, on the devices that are there; the evaluation after that is checked as well.
 
     Raises:
         ValueError: the field, its value, and what is allowed.
     """
-    train = config["train"]
-    try:
-        parallel.check_batch(train["batch_size"], jax.device_count(), train["accumulate"])
-    except ValueError as error:
-        raise ValueError(f"train.{error}") from None
-    if train["tensorboard"] and importlib.util.find_spec("tensorboardX") is None:
-        raise ValueError('train.tensorboard: True needs tensorboardX, which is missing: pip install "diffax[tb]"')
+    if training:
+        _check_training(config["train"])
     built = build.experiment(config)
     _check_data(built)
-    _check_classes(built, config["eval"]["n"] if training and config["eval"]["after_training"] else 1)
+    _check_classes(built)
+    if training and config["eval"]["after_training"]:
+        evaluation(built)
     if config["eval"]["likelihood"]["examples"]:
         likelihoods.held_out(built)
     _check_times(built)
     _check_objective(built)
     _check_sampler(built)
     return built
+
+
+def evaluation(experiment: build.Experiment) -> None:
+    """Checks what else the samples of an evaluation need: enough conditions, and captions that their judge can read.
+
+    Raises:
+        ValueError: the field, its value, and what is allowed.
+    """
+    options = experiment.config["eval"]
+    wanted.held_out(experiment, options["n"])
+    judged = [name for name in options["metrics"] if name in _OF_CAPTIONS]
+    if not judged:
+        return
+    n = min(options["n"], _FIRST) if options["conditions"] else options["n"]
+    captions = sorted(set(wanted.captions(experiment, wanted.evaluated(experiment, n))))
+    try:  # the judge itself, of pictures of nothing
+        check_all(np.full((len(captions), *experiment.dataset.shape), -1.0), captions)
+    except ValueError as error:
+        told = f"eval.metrics: {judged[0]!r} is of pictures and captions like those of shapes"
+        raise ValueError(f"{told}; leave it out, or ask for these ({error})") from None
+
+
+def _check_training(options):
+    try:
+        parallel.check_batch(options["batch_size"], jax.device_count(), options["accumulate"])
+    except ValueError as error:
+        raise ValueError(f"train.{error}") from None
+    if options["tensorboard"] and importlib.util.find_spec("tensorboardX") is None:
+        raise ValueError('train.tensorboard: True needs tensorboardX, which is missing: pip install "diffax[tb]"')
 
 
 def _check_data(experiment):
@@ -61,13 +91,13 @@ def _check_data(experiment):
         raise ValueError(f"pipeline.dequantize: True needs integer values, {name} has floats; set it to False")
 
 
-def _check_classes(experiment, evaluated):
+def _check_classes(experiment):
     options = experiment.config["eval"]
     wanted.conditions(experiment, 1)
-    wanted.held_out(experiment, evaluated)
+    wanted.held_out(experiment, 1)
     captioned = "text" in experiment.nulls and experiment.dataset.tokenizer is not None
     for name in options["metrics"]:
-        if name in ("caption_agreement", "place_diversity") and not captioned:
+        if name in _OF_CAPTIONS and not captioned:
             raise ValueError(f"eval.metrics: {name!r} needs loss.conditional=True and a data set with captions")
         if name in ("pixel_diversity", "place_diversity") and options["conditions"] and options["each"] < 2:
             raise ValueError(f"eval.metrics: {name!r} needs several samples of a condition; set eval.each to 2 or more")

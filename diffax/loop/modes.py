@@ -1,6 +1,7 @@
 """The launcher's modes besides training: sampling and evaluating a trained run, and the dry run."""
 
 import dataclasses
+import inspect
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,14 +27,17 @@ def sample(config: Mapping, folder: str | os.PathLike, out: str | None = None, a
         The picture's path; beside it lies an .npz with x0 and the conditions, such as label.
 
     Raises:
-        ValueError: no run there, or a file that cannot be written.
+        ValueError: no run there, a file that cannot be written, or what could not be seen in it.
     """
     _check_file("--out", out, (".png",))
     _check_file("--animation", animation, (".gif", ".webp"))
     experiment, state = restored(config, folder)
-    options, step, shape = experiment.config["sample"], int(state.step), experiment.dataset.shape
-    if animation and not report.shows(shape):
-        raise ValueError(f"--animation: needs images, the data has shape {shape}; leave it out")
+    if not out:
+        workdir.writable(folder)
+    if animation:
+        _check_animation(experiment)
+    options, step = experiment.config["sample"], int(state.step)
+    _check_negative(options["negative_prompt"], [options["guidance"]["scale"]])
     cond = wanted.conditions(experiment, options["n"])
     params = sampling.chosen_params(state, experiment.config)
     size = min(options["n"], options["batch_size"])
@@ -70,9 +74,27 @@ def _check_file(flag, file, suffixes):
         raise ValueError(f"{flag}: {file} cannot be written ({fault}); choose another folder")
 
 
+def _check_animation(experiment):
+    shape, name = experiment.dataset.shape, experiment.config["sample"]["sampler"]["name"]
+    if not report.shows(shape):
+        raise ValueError(f"--animation: needs images, the data has shape {shape}; leave it out")
+    if "trajectory" not in inspect.signature(experiment.sampler).parameters:
+        raise ValueError(f"--animation: {name} does not tell its way from noise; take a sampler with `trajectory`")
+
+
+def _check_negative(prompt, scales):
+    if prompt and all(scale == 1 for scale in scales):
+        told = f"sample.negative_prompt: {prompt[:60]!r} changes nothing with guidance of scale 1"
+        raise ValueError(f"{told}; give a larger one, such as --guidance=4, or leave it out")
+
+
 def evaluate(config: Mapping, folder: str | os.PathLike) -> dict:
     """Scores samples of the newest checkpoint of `folder`, as after training; writes the cards and the report."""
     experiment, state = restored(config, folder)
+    workdir.writable(folder)
+    checks.evaluation(experiment)
+    sample = experiment.config["sample"]
+    _check_negative(sample["negative_prompt"], experiment.config["eval"]["scales"] or [sample["guidance"]["scale"]])
     card = evaluation.evaluate(experiment, state, Path(folder), sampling.generator(experiment))
     pictures.write_report(experiment, state, Path(folder))
     return card
@@ -90,9 +112,8 @@ def restored(config: Mapping, folder: str | os.PathLike, step: int | None = None
     different = configs.difference(workdir.read_config(folder), config)
     if different:
         raise ValueError(f"config differs from the one that {folder} was trained with: {'; '.join(different)}")
-    workdir.writable(folder)
     experiment = checks.experiment(config)
-    run = training.place(experiment, training.initial_state(experiment))
+    run = training.place(experiment, jax.eval_shape(lambda: training.initial_state(experiment)))
     manager = checkpoint.manager(Path(folder).absolute() / "checkpoints")
     try:
         found = checkpoint.restore(manager, run.target, step=step)

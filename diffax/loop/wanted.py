@@ -39,13 +39,14 @@ def conditions(experiment: Experiment, n: int) -> dict[str, np.ndarray]:
     return found | {name: examples[name] for name in rest}
 
 
-def evaluated(experiment: Experiment) -> dict[str, np.ndarray]:
-    """The conditions of the `eval.n` samples of an evaluation: those of `held_out`, or as of other samples."""
+def evaluated(experiment: Experiment, n: int | None = None) -> dict[str, np.ndarray]:
+    """The conditions of the `eval.n` samples of an evaluation, or its first n: of `held_out`, or as other samples."""
     options = experiment.config["eval"]
-    dataset = held_out(experiment, options["n"])
+    n = options["n"] if n is None else n
+    dataset = held_out(experiment, n)
     if dataset is None:
-        return conditions(experiment, options["n"])
-    examples = data.examples(dataset, np.arange(options["n"]) // options["each"])
+        return conditions(experiment, n)
+    examples = data.examples(dataset, np.arange(n) // options["each"])
     return {name: examples[name] for name in experiment.nulls}
 
 
@@ -106,11 +107,14 @@ def _warn_once(tokenizer, text, read):
 
 def _check(experiment):
     options, count = experiment.config["sample"], experiment.dataset.num_classes
-    labels, texts = options["labels"], [*options["prompts"], *filter(None, [options["negative_prompt"]])]
+    labels, negative = options["labels"], options["negative_prompt"]
     if labels and "label" not in experiment.nulls:
         raise ValueError(f"sample.labels: {labels} given, but the network has no classes; leave them out")
     for label in labels:
         if not (isinstance(label, int) and 0 <= label < count):
             raise ValueError(f"sample.labels: {label} is not allowed, expected a class from 0 to {count - 1}")
-    if texts and ("text" not in experiment.nulls or experiment.dataset.tokenizer is None):
-        raise ValueError(f"sample.prompts: {texts[0][:60]!r} given, but the network reads no text; leave it out")
+    if "text" in experiment.nulls and experiment.dataset.tokenizer is not None:
+        return
+    for field, texts in {"prompts": options["prompts"], "negative_prompt": (negative,) if negative else ()}.items():
+        if texts:
+            raise ValueError(f"sample.{field}: {texts[0][:60]!r} given, but the network reads no text; leave it out")
