@@ -136,7 +136,7 @@ def stop(process: subprocess.Popen, number: signal.Signals, ready, after: float 
 
 
 def untrained(folder: Path, file: str, options: str) -> Path:
-    """A run's workdir with the checkpoint of step 1, its parameters stirred so that every path of the network counts."""
+    """A workdir with the checkpoint of step 1, its parameters stirred so that every part of a network counts."""
     from diffax import checkpoint, config
     from diffax.loop import checks, training, workdir
 
