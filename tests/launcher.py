@@ -1,6 +1,7 @@
 """The launcher for tests: in this process, where what it compiles is counted, or as the real command in another."""
 
 import contextlib
+import dataclasses
 import io
 import os
 import signal
@@ -132,6 +133,27 @@ def stop(process: subprocess.Popen, number: signal.Signals, ready, after: float 
     if process.poll() is None:
         process.send_signal(number)
     return finish(process)
+
+
+def untrained(folder: Path, file: str, options: str) -> Path:
+    """A workdir with the checkpoint of step 1, its parameters stirred so that every part of a network counts."""
+    from diffax import checkpoint, config
+    from diffax.loop import checks, training, workdir
+
+    chosen = [tuple(option.split("=", 1)) for option in options.split()]
+    file = file.removeprefix("--config=")
+    experiment = checks.experiment(config.complete(config.override(config.load(file), chosen)))
+    rng = np.random.default_rng(0)
+    state = jax.tree.map(
+        lambda leaf: leaf + 0.2 * rng.standard_normal(leaf.shape).astype(leaf.dtype) if leaf.ndim else leaf,
+        training.initial_state(experiment),
+    )
+    state = dataclasses.replace(state, step=state.step + 1)
+    workdir.prepare(folder, experiment.config)
+    manager = checkpoint.manager(folder / "checkpoints")
+    checkpoint.save(manager, 1, state, wait=True)
+    checkpoint.close(manager)
+    return folder
 
 
 def state_bytes(folder: Path) -> dict[str, bytes]:

@@ -55,7 +55,8 @@ BUGS = {
 }
 
 
-@pytest.mark.parametrize("bug", ["shrinks", *(pytest.param(b, marks=pytest.mark.slow) for b in list(BUGS)[1:])])
+@pytest.mark.parametrize("bug", BUGS)
+@pytest.mark.slow
 def test_a_planted_bug_is_caught(bug, capsys):
     options, what = BUGS[bug]
     report = conformance.check(partial(my_sampler, **options), draws=5000)

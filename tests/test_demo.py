@@ -11,17 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import chromium
-import jax
 import numpy as np
 import pytest
-from launcher import ROOT, TOY, compiled, launch, programs  # noqa: F401
+from launcher import ROOT, TOY, compiled, launch, programs, untrained  # noqa: F401
 from PIL import Image
 
-from diffax import checkpoint, demo
-from diffax.config import complete, load, override
+from diffax import demo
 from diffax.demo import __main__ as command
 from diffax.demo.page import page
-from diffax.loop import checks, training, workdir
 from diffax.main import run
 
 TINY = (
@@ -31,22 +28,6 @@ TINY = (
 )
 COUNTS = (4,)
 MANY = "x" * 10**6
-
-
-def untrained(folder, file, options):
-    """A run's workdir with one checkpoint, its parameters stirred so that every path of the network counts."""
-    chosen = [tuple(option.split("=")) for option in options.split()]
-    experiment = checks.experiment(complete(override(load(file.removeprefix("--config=")), chosen)))
-    rng = np.random.default_rng(0)
-    state = jax.tree.map(
-        lambda leaf: leaf + 0.2 * rng.standard_normal(leaf.shape).astype(leaf.dtype) if leaf.ndim else leaf,
-        training.initial_state(experiment),
-    )
-    workdir.prepare(folder, experiment.config)
-    manager = checkpoint.manager(folder / "checkpoints")
-    checkpoint.save(manager, 1, state, wait=True)
-    checkpoint.close(manager)
-    return folder
 
 
 @pytest.fixture(scope="module")

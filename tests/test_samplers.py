@@ -126,6 +126,18 @@ def test_trajectories():
     np.testing.assert_allclose(without, whole["ddim"][0], rtol=1e-5, atol=1e-6)
 
 
+def test_the_path_of_the_first_samples_alone():
+    sigmas, keys, x, whole = batch_of_16()
+    for name in ("dpmpp_2m", "heun_churn", "restart"):
+        found, path = SAMPLERS[name].run(exact_denoiser(DATA), x, sigmas, keys, trajectory=3)
+        np.testing.assert_allclose(found, whole[name][0], rtol=1e-5, atol=1e-6, err_msg=name)
+        for one, every in zip(path, whole[name][1]):
+            np.testing.assert_allclose(one, every[:, :3], rtol=1e-5, atol=1e-5, err_msg=name)
+    for wrong in (-1, 2.0, "all"):
+        with pytest.raises(ValueError, match="give True, or of how many"):
+            samplers.ddim(exact_denoiser(DATA), x, sigmas, keys, trajectory=wrong)
+
+
 def test_keys_matter_where_noise_is_drawn():
     sigmas = samplers.karras(7)
     first, second = (every_sampler(jnp.ones((16, 1)), sigmas, keys_of(16, seed)) for seed in (0, 1))

@@ -1,12 +1,13 @@
 """Text: tokens and back, networks that read, samples of prompts from the command line, and what is refused."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from launcher import BIG, ROOT, compiled, launch, programs  # noqa: F401
+from launcher import BIG, ROOT, compiled, launch, programs, untrained  # noqa: F401
 from networks import run, stirred
 from perceptron import QUICKLY
 from PIL import Image
@@ -220,24 +221,18 @@ def plain(denoise, x, sigmas, keys):
 
 
 SHAPES = f"--config={ROOT}/experiments/shapes_text.py:quick"
-SMALL = [
-    f"--config.{option}"
-    for option in (
-        "network.channels=8 network.multipliers=(1,) network.attention=() network.cross_attention=(12,) "
-        "network.groups=4 network.head_dim=4 network.text.layers=1 network.text.width=16 network.text.head_dim=8 "
-        "train.steps=2 optimizer.name=adam optimizer.decay_steps=0 optimizer.warmup=0 "
-        "train.batch_size=8 train.checkpoint_every=2 train.sample_every=0 sample.n=4 sample.grid.n=2 data.examples=64 "
-        "eval.after_training=False"
-    ).split()
-]
+OPTIONS = (
+    "network.channels=8 network.multipliers=(1,) network.attention=() network.cross_attention=(12,) network.groups=4 "
+    "network.head_dim=4 network.text.layers=1 network.text.width=16 network.text.head_dim=8 train.steps=1 "
+    "train.sample_every=0 sample.n=4 sample.batch_size=6 sample.grid.n=2 data.examples=64 eval.after_training=False"
+)
+SMALL = [f"--config.{option}" for option in OPTIONS.split()]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, programs):  # noqa: F811
-    folder = tmp_path_factory.mktemp("text") / "run"
-    outcome = launch(SHAPES, f"--workdir={folder}", *SMALL)
-    assert outcome.code == 0, outcome.err
-    return folder
+def drawer(tmp_path_factory, programs):  # noqa: F811
+    """A run of one step, which none has to wait for."""
+    return untrained(tmp_path_factory.mktemp("text") / "run", SHAPES, OPTIONS)
 
 
 def arrays(picture):
@@ -245,10 +240,10 @@ def arrays(picture):
         return dict(found)
 
 
-def test_a_prompt_becomes_a_picture_that_tells_how(trained, tmp_path):
+def test_a_prompt_becomes_a_picture_that_tells_how(drawer, tmp_path):
     out, film = tmp_path / "new" / "grid.png", tmp_path / "film.webp"
     asked = ("--prompt=a red circle", "--prompt=two blue squares", "--n=5", "--seed=3", "--guidance=4", "--steps=3")
-    command = ("--mode=sample", f"--workdir={trained}", *asked, "--sampler=ddim", f"--out={out}")
+    command = ("--mode=sample", f"--workdir={drawer}", *asked, "--sampler=ddim", f"--out={out}")
     outcome = launch(*command, f"--animation={film}")
     assert outcome.code == 0, outcome.err
     with Image.open(out) as picture:
@@ -261,9 +256,9 @@ def test_a_prompt_becomes_a_picture_that_tells_how(trained, tmp_path):
         assert 2 <= frames.n_frames <= 4  # equal ones are joined
 
 
-def test_words_that_the_network_does_not_know_are_named_once(trained, tmp_path, caplog):
+def test_words_that_the_network_does_not_know_are_named_once(drawer, tmp_path, caplog):
     asked = ("--prompt=a red circle", "--prompt=a magenta circle", "--prompt=a red cross", "--negative_prompt=kittens")
-    command = ("--mode=sample", f"--workdir={trained}", *asked, "--n=6", "--steps=2", f"--out={tmp_path / 'out.png'}")
+    command = ("--mode=sample", f"--workdir={drawer}", *asked, "--n=6", "--steps=2", f"--out={tmp_path / 'out.png'}")
     outcome = launch(*command)
     assert outcome.code == 0, outcome.err
     first, second = [record.getMessage() for record in caplog.records if "is read as" in record.getMessage()]
@@ -276,8 +271,8 @@ def test_words_that_the_network_does_not_know_are_named_once(trained, tmp_path, 
         assert picture.size == (3 * side + 2, 2 * side + 2)  # a column a prompt
 
 
-def test_neither_prompts_nor_negative_prompts_compile_anew(trained):
-    experiment, state = modes.restored(workdir.read_config(trained), trained)
+def test_neither_prompts_nor_negative_prompts_compile_anew(drawer):
+    experiment, state = modes.restored(workdir.read_config(drawer), drawer)
     draw, options = sampling.generator(experiment), experiment.config["sample"]
 
     def drawn(prompt, negative=""):
@@ -291,24 +286,25 @@ def test_neither_prompts_nor_negative_prompts_compile_anew(trained):
     assert all(np.abs(x - first[0]).max() > 1e-4 for x in again)
 
 
-def test_a_file_of_prompts_with_an_empty_line(trained, tmp_path):
+def test_a_file_of_prompts_with_an_empty_line(drawer, tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_text("a red circle\n\n你好, 世界\n", encoding="utf-8")
     out = tmp_path / "out.png"
-    outcome = launch("--mode=sample", f"--workdir={trained}", f"--prompts={file}", "--n=3", f"--out={out}")
+    outcome = launch("--mode=sample", f"--workdir={drawer}", f"--prompts={file}", "--n=3", f"--out={out}")
     assert outcome.code == 0, outcome.err
     assert arrays(out)["caption"].tolist() == ["a red circle", "", "<unknown>, <unknown>"]
 
 
-def test_captions_of_another_split_at_several_scales_of_guidance(trained, tmp_path):
+def test_captions_of_another_split_at_several_scales_of_guidance(drawer, tmp_path):
     folder = tmp_path / "run"
+    shutil.copytree(drawer, folder)
     options = "n=6 batch_size=6 conditions=test each=2 scales=(1,3) reference=8 after_training=True".split()
     outcome = launch(SHAPES, f"--workdir={folder}", *SMALL, *(f"--config.eval.{option}" for option in options))
     assert outcome.code == 0, outcome.err
-    first, second = (folder / f"eval_00000002{end}.json" for end in ("", "_2"))
+    first, second = (folder / f"eval_00000001{end}.json" for end in ("", "_2"))
     cards = first.read_bytes(), second.read_bytes()
     assert [json.loads(card)["sampler"]["guidance"]["scale"] for card in cards] == [1.0, 3.0]
-    captions = arrays(folder / "samples" / "eval_00000002_2.png")["caption"]
+    captions = arrays(folder / "samples" / "eval_00000001_2.png")["caption"]
     test = data.shapes(size=24, objects=workdir.read_config(folder)["data"]["objects"], split="test")
     assert captions.tolist() == [data.decode(test.tokenizer, test.source[i // 2]["text"]) for i in range(6)]
     second.unlink()  # the run was killed between the two
@@ -316,10 +312,10 @@ def test_captions_of_another_split_at_several_scales_of_guidance(trained, tmp_pa
     assert (first.read_bytes(), second.read_bytes()) == cards
 
 
-def test_no_prompt_is_a_traceback(trained, tmp_path):
+def test_no_prompt_is_a_traceback(drawer, tmp_path):
     prompts = ["red " * 250_000, "\x00\x1b[2J", "שלום", ""]
     asked = [f"--prompt={prompt}" for prompt in prompts]
-    outcome = launch("--mode=sample", f"--workdir={trained}", *asked, "--n=4", f"--out={tmp_path / 'out.png'}")
+    outcome = launch("--mode=sample", f"--workdir={drawer}", *asked, "--n=4", f"--out={tmp_path / 'out.png'}")
     assert outcome.code == 0, outcome.err
     assert arrays(tmp_path / "out.png")["caption"].tolist()[1:] == [
         "<unknown> <unknown> <unknown> <unknown>",
@@ -363,11 +359,11 @@ def test_no_prompt_is_a_traceback(trained, tmp_path):
         ),
     ],
 )
-def test_what_cannot_be_meant_is_refused(trained, tmp_path, options, message):
+def test_what_cannot_be_meant_is_refused(drawer, tmp_path, options, message):
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "folder.png").mkdir()
-    outcome = launch("--mode=sample", f"--workdir={trained}", *(o.replace("@", str(tmp_path)) for o in options))
+    outcome = launch("--mode=sample", f"--workdir={drawer}", *(o.replace("@", str(tmp_path)) for o in options))
     assert outcome.code == 2 and message in outcome.err, outcome.err
     assert outcome.err.count("\n") == 1 and not BIG & set(outcome.compiled)
 

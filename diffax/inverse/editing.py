@@ -48,7 +48,7 @@ def image_to_image(
 
 
 def ddim_inversion(
-    denoise: Denoiser, x0: Array, sigmas: Array, *, iterations: int = 20, trajectory: bool = False
+    denoise: Denoiser, x0: Array, sigmas: Array, *, iterations: int = 20, trajectory: bool | int = False
 ) -> Samples:
     """The x of level sigmas[0] that `ddim` without noise, on the same grid, takes to x0.
 

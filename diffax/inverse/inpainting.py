@@ -42,7 +42,7 @@ def repaint(
     *,
     resamples: int = 10,
     jump: int = 1,
-    trajectory: bool = False,
+    trajectory: bool | int = False,
 ) -> Samples:
     """RePaint, arXiv:2201.09865, Algorithm 1: known pixels are noised to each level, the others take ancestral steps.
 

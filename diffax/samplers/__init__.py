@@ -11,7 +11,7 @@ Args of every sampler:
     x: [batch, *data], of noise level sigmas[0]: see `init_noise`.
     sigmas: [n + 1], decreasing, n ≥ 1; the last is 0, or a positive level to stop at.
     keys: one PRNG key an example, [batch]. Sample i depends on key i only. Unused where no noise is drawn.
-    trajectory: also return the path, (x0, Trajectory).
+    trajectory: also return the path, (x0, Trajectory); a number is that of the first so many samples.
 """
 
 from diffax.samplers.adaptive import adaptive_ode, adaptive_ode_stats

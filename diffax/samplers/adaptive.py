@@ -9,7 +9,7 @@ from jax import Array
 
 from diffax.prediction import Denoiser
 from diffax.samplers.grids.grid import check_options, checked
-from diffax.samplers.path import Samples, Trajectory
+from diffax.samplers.path import Samples, Trajectory, of_samples
 
 _EXAMPLE = "diffax_example"  # the axis of vmap over which the examples of a batch meet
 
@@ -23,7 +23,7 @@ def adaptive_ode(
     rtol: float = 1e-5,
     atol: float = 1e-5,
     max_steps: int = 4096,
-    trajectory: bool = False,
+    trajectory: bool | int = False,
 ) -> Samples:
     """The probability-flow ODE by an adaptive Runge-Kutta method of order 5, arXiv:2011.13456, Sec. 4.3 and App. D.4.
 
@@ -49,7 +49,7 @@ def adaptive_ode_stats(
     rtol: float = 1e-5,
     atol: float = 1e-5,
     max_steps: int = 4096,
-    trajectory: bool = False,
+    trajectory: bool | int = False,
 ) -> tuple[Samples, Array]:
     """`adaptive_ode`, and the solver's steps of each example [batch], refused ones included.
 
@@ -69,9 +69,9 @@ def adaptive_ode_stats(
     x0 = jax.lax.cond(sigmas[-1] > 0, lambda x: x, lambda x: denoise(x, end), reached[-1])
     if not trajectory:
         return x0, steps
-    xs = jnp.concatenate([x[None], reached[:-1], x0[None]])
-    estimates = jax.lax.map(lambda at: denoise(*at), (xs[:-1], sigmas[:-1]))
-    return (x0, Trajectory(xs, estimates)), steps
+    xs, shown = jnp.concatenate([x[None], reached[:-1], x0[None]]), of_samples(trajectory)
+    estimates = jax.lax.map(lambda at: denoise(*at)[shown], (xs[:-1], sigmas[:-1]))
+    return (x0, Trajectory(xs[:, shown], estimates)), steps
 
 
 def solve(

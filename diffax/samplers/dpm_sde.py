@@ -21,7 +21,7 @@ from diffax.samplers.path import Samples, integrate, step_noise
 
 
 def dpmpp_sde(
-    denoise: Denoiser, x: Array, sigmas: Array, keys: Array, *, eta: float = 1.0, trajectory: bool = False
+    denoise: Denoiser, x: Array, sigmas: Array, keys: Array, *, eta: float = 1.0, trajectory: bool | int = False
 ) -> Samples:
     """SDE-DPM-Solver++ (2S): the estimate at the geometric mean of both levels stands for the step's; two calls a step.
 
@@ -48,7 +48,7 @@ def dpmpp_sde(
 
 
 def dpmpp_2m_sde(
-    denoise: Denoiser, x: Array, sigmas: Array, keys: Array, *, eta: float = 1.0, trajectory: bool = False
+    denoise: Denoiser, x: Array, sigmas: Array, keys: Array, *, eta: float = 1.0, trajectory: bool | int = False
 ) -> Samples:
     """SDE-DPM-Solver++ (2M), arXiv:2211.01095, Eq. 18: `dpmpp_2m` with noise. eta = 0 is `dpmpp_2m`."""
     _check(eta)
@@ -68,7 +68,7 @@ def dpmpp_2m_sde(
 
 
 def dpmpp_3m_sde(
-    denoise: Denoiser, x: Array, sigmas: Array, keys: Array, *, eta: float = 1.0, trajectory: bool = False
+    denoise: Denoiser, x: Array, sigmas: Array, keys: Array, *, eta: float = 1.0, trajectory: bool | int = False
 ) -> Samples:
     """`dpmpp_3m` with noise: the estimate is a parabola through its last three values. eta = 0 is `dpmpp_3m`."""
     _check(eta)

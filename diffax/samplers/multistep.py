@@ -18,7 +18,7 @@ from diffax.samplers.grids.grid import checked
 from diffax.samplers.path import Samples, integrate
 
 
-def dpmpp_2m(denoise: Denoiser, x: Array, sigmas: Array, keys: Array, *, trajectory: bool = False) -> Samples:
+def dpmpp_2m(denoise: Denoiser, x: Array, sigmas: Array, keys: Array, *, trajectory: bool | int = False) -> Samples:
     """DPM-Solver++(2M), arXiv:2211.01095, Algorithm 2: second order with one network call a step. Draws no noise."""
 
     def step(carry, i, s, r):
@@ -33,7 +33,7 @@ def dpmpp_2m(denoise: Denoiser, x: Array, sigmas: Array, keys: Array, *, traject
     return integrate(step, first, sigmas, trajectory, position=lambda carry: carry[0])
 
 
-def dpmpp_3m(denoise: Denoiser, x: Array, sigmas: Array, keys: Array, *, trajectory: bool = False) -> Samples:
+def dpmpp_3m(denoise: Denoiser, x: Array, sigmas: Array, keys: Array, *, trajectory: bool | int = False) -> Samples:
     """DPM-Solver++ of third order with one network call a step, arXiv:2211.01095, section 4. Draws no noise.
 
     The estimate is a parabola through its last three values, integrated exactly. (Implementations that multiply the
@@ -47,7 +47,7 @@ def dpmpp_3m(denoise: Denoiser, x: Array, sigmas: Array, keys: Array, *, traject
 
 
 def lms(
-    denoise: Denoiser, x: Array, sigmas: Array, keys: Array, *, order: int = 4, trajectory: bool = False
+    denoise: Denoiser, x: Array, sigmas: Array, keys: Array, *, order: int = 4, trajectory: bool | int = False
 ) -> Samples:
     """Adams-Bashforth with steps of any size: the slope is a polynomial in sigma. Draws no noise.
 
@@ -60,7 +60,7 @@ def lms(
 
 
 def deis(
-    denoise: Denoiser, x: Array, sigmas: Array, keys: Array, *, order: int = 3, trajectory: bool = False
+    denoise: Denoiser, x: Array, sigmas: Array, keys: Array, *, order: int = 3, trajectory: bool | int = False
 ) -> Samples:
     """DEIS (tAB), arXiv:2204.13902, Eq. 14-15, with log(sigma) for the time t, so that it needs no process.
 
@@ -81,7 +81,7 @@ def unipc(
     order: int = 3,
     bh: int = 2,
     corrector: bool = True,
-    trajectory: bool = False,
+    trajectory: bool | int = False,
 ) -> Samples:
     """UniPC, arXiv:2302.04867, Algorithms 1 and 2: the next estimate corrects the step that led to it.
 

@@ -22,7 +22,7 @@ def euler(
     s_min: float = 0.0,
     s_max: float = float("inf"),
     s_noise: float = 1.0,
-    trajectory: bool = False,
+    trajectory: bool | int = False,
 ) -> Samples:
     """Euler's method, of first order, with the churn of arXiv:2206.00364, Algorithm 2 (see `heun`).
 
@@ -49,7 +49,7 @@ def heun(
     s_min: float = 0.0,
     s_max: float = float("inf"),
     s_noise: float = 1.0,
-    trajectory: bool = False,
+    trajectory: bool | int = False,
 ) -> Samples:
     """EDM's second-order sampler, arXiv:2206.00364, Algorithm 2 (Algorithm 1 where churn is 0): two calls a step.
 
@@ -91,7 +91,7 @@ def dpm2(
     s_min: float = 0.0,
     s_max: float = float("inf"),
     s_noise: float = 1.0,
-    trajectory: bool = False,
+    trajectory: bool | int = False,
 ) -> Samples:
     """The midpoint method: the slope at the geometric mean of both levels; second order, two network calls a step.
 
@@ -114,7 +114,7 @@ def dpm2(
     return integrate(step, x, sigmas, trajectory)
 
 
-def dpmpp_2s(denoise: Denoiser, x: Array, sigmas: Array, keys: Array, *, trajectory: bool = False) -> Samples:
+def dpmpp_2s(denoise: Denoiser, x: Array, sigmas: Array, keys: Array, *, trajectory: bool | int = False) -> Samples:
     """DPM-Solver++(2S), arXiv:2211.01095, Algorithm 1 with r_1 = 1/2: second order, two network calls a step.
 
     The estimate at the geometric mean of both levels stands for that of the whole step. Draws no noise.

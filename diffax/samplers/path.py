@@ -12,7 +12,10 @@ from diffax.samplers.grids.grid import checked
 
 
 class Trajectory(NamedTuple):
-    """The path of a sampler of n steps: `x` [n + 1, batch, *data] and the estimates `x0` [n, batch, *data] on it."""
+    """The path of a sampler of n steps: `x` [n + 1, batch, *data] and the estimates `x0` [n, batch, *data] on it.
+
+    Where `trajectory` is a number, the batch is its first samples, so many.
+    """
 
     x: Array
     x0: Array
@@ -32,16 +35,28 @@ def integrate(step: Callable, start, sigmas, trajectory, position=lambda carry: 
 
 def follow(step: Callable, start, sigmas: Array, trajectory, position=lambda carry: carry) -> Samples:
     """`integrate` over any levels, up or down."""
+    shown = of_samples(trajectory)
 
     def body(carry, level):
         carry, x0 = step(carry, *level)
-        return carry, (position(carry), x0) if trajectory else None
+        return carry, (position(carry)[shown], x0[shown]) if trajectory else None
 
     levels = (jnp.arange(len(sigmas) - 1), sigmas[:-1], sigmas[1:])
     last, path = jax.lax.scan(body, start, levels)
     if not trajectory:
         return position(last)
-    return position(last), Trajectory(jnp.concatenate([position(start)[None], path[0]]), path[1])
+    return position(last), Trajectory(jnp.concatenate([position(start)[None, shown], path[0]]), path[1])
+
+
+def of_samples(trajectory: bool | int) -> slice:
+    """Of which samples of a batch `trajectory` asks the path: all for True, the first few for a number.
+
+    Raises:
+        ValueError: neither.
+    """
+    if not isinstance(trajectory, int) or trajectory < 0:
+        raise ValueError(f"trajectory={trajectory!r} is not allowed: give True, or of how many samples to keep it")
+    return slice(None if trajectory is True else trajectory)
 
 
 def step_noise(keys, i, like):

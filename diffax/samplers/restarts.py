@@ -24,7 +24,7 @@ def restart(
     times: int = 3,
     steps: int = 3,
     rho: float = 7.0,
-    trajectory: bool = False,
+    trajectory: bool | int = False,
 ) -> Samples:
     """Restart, arXiv:2306.14878, Algorithm 1: `heun`, and once it has passed `lo`, `times` times up to `hi` and back.
 

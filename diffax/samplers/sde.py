@@ -12,7 +12,7 @@ from diffax.samplers.path import Samples, integrate, step_noise
 
 
 def ddim(
-    denoise: Denoiser, x: Array, sigmas: Array, keys: Array, *, eta: float = 0.0, trajectory: bool = False
+    denoise: Denoiser, x: Array, sigmas: Array, keys: Array, *, eta: float = 0.0, trajectory: bool | int = False
 ) -> Samples:
     """DDIM, arXiv:2010.02502, Eq. 12 and 16. eta = 0 is Euler's method on dx/dsigma; eta = 1 is Ho et al.'s posterior.
 
@@ -37,7 +37,7 @@ def ddim(
 
 
 def euler_ancestral(
-    denoise: Denoiser, x: Array, sigmas: Array, keys: Array, *, eta: float = 1.0, trajectory: bool = False
+    denoise: Denoiser, x: Array, sigmas: Array, keys: Array, *, eta: float = 1.0, trajectory: bool | int = False
 ) -> Samples:
     """Euler's step to a lower level than the next, and noise up to it: `ddim`, with eta = 1 unless said otherwise.
 
@@ -53,7 +53,7 @@ def ancestral(
     keys: Array,
     *,
     variance: float | Callable[[Array, Array], Array] = 0.0,
-    trajectory: bool = False,
+    trajectory: bool | int = False,
 ) -> Samples:
     """Ancestral sampling of the DDPM chain, arXiv:2006.11239, Algorithm 2; no noise in the last step.
 
@@ -80,7 +80,9 @@ def ancestral(
     return integrate(step, x, sigmas, trajectory)
 
 
-def euler_maruyama(denoise: Denoiser, x: Array, sigmas: Array, keys: Array, *, trajectory: bool = False) -> Samples:
+def euler_maruyama(
+    denoise: Denoiser, x: Array, sigmas: Array, keys: Array, *, trajectory: bool | int = False
+) -> Samples:
     """Euler-Maruyama on the reverse SDE, arXiv:2011.13456, Eq. 6, in (x, sigma): reverse diffusion, App. E.
 
     From s to r: (s² - r²) times the score (D - x)/s², and noise of variance s² - r².
@@ -101,7 +103,7 @@ def predictor_corrector(
     *,
     snr: float = 0.16,
     corrections: int = 1,
-    trajectory: bool = False,
+    trajectory: bool | int = False,
 ) -> Samples:
     """Reverse diffusion, each step followed by Langevin dynamics at its level; arXiv:2011.13456, Algorithms 2 and 4.
 
