@@ -111,6 +111,23 @@ def test_an_override_reads_its_text_as_the_type_of_the_option():
     assert full["network"]["dtype"] == "bfloat16" and full["seed"] == 5
 
 
+@pytest.mark.parametrize(
+    ("text", "prompts"),
+    [
+        ("a red triangle, a green circle and a blue cross", ("a red triangle, a green circle and a blue cross",)),
+        ("1984", ("1984",)),
+        ("3, 2, 1", ("3, 2, 1",)),
+        ("None", ("None",)),
+        ("", ("",)),
+        ("('a red circle, left', '7')", ("a red circle, left", "7")),
+        ('["a cat"]', ("a cat",)),
+        ("()", ()),
+    ],
+)
+def test_a_prompt_is_one_text_with_its_commas_unless_it_is_a_literal_tuple(text, prompts):
+    assert configs.complete(with_values(sample__prompts=text))["sample"]["prompts"] == prompts
+
+
 def test_an_option_without_a_value_may_be_given_one():
     config = dict(TOY, data=dict(name="fake", shape=(8, 8, 3)), network=dict(name="UNet", head_dim=4))
     assert configs.complete(config)["network"]["head_dim"] == 4

@@ -3,6 +3,7 @@
 import http.client
 import io
 import json
+import re
 import socket
 import sys
 import threading
@@ -60,10 +61,11 @@ class Answer:
         self.status, self.headers, self.body = response.status, response.headers, response.read()
 
 
-def sent(port, method, path, body=None, kind="application/json"):
+def sent(port, method, path, body=None, kind="application/json", host=None):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    headers = ({"Content-Type": kind} if body is not None else {}) | ({"Host": host} if host else {})
     try:
-        connection.request(method, path, body, {"Content-Type": kind} if body is not None else {})
+        connection.request(method, path, body, headers)
         return Answer(connection.getresponse())
     finally:
         connection.close()
@@ -91,6 +93,7 @@ def test_what_is_asked_for_is_drawn_and_nothing_compiles_anew(port):
     shown = [pixels(png) for png in found[1:]]
     assert all(a.shape != shown[0].shape or (a != shown[0]).any() for a in shown[1:])
     assert draw(port, prompt="\ud800\x00<b>\n日本 \x1b[2J", negative_prompt="x" * 1000)
+    assert draw(port, prompt="inf", negative_prompt="nan")  # which are words here, not numbers
     with Image.open(io.BytesIO(found[0])) as image:
         assert image.text["prompts"].splitlines() == ["a red circle"] * 3 and '"seed": 7' in image.text["diffax"]
 
@@ -153,11 +156,34 @@ def test_other_requests_are_refused(port):
     assert sent(port, "POST", "/draw", "{}", kind="text/plain").status == 400  # as any page may send it
     for path in (("GET", "/draw"), ("GET", "/etc/passwd"), ("POST", "/", "{}"), ("GET", "//[")):
         assert sent(port, *path).status == 404
-    head = "POST /draw HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: "
+    head = f"POST /draw HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\nContent-Length: "
     for length in ("-1", "x", "9" * 5000, "99999999999"):
         with socket.create_connection(("127.0.0.1", port)) as raw:
             raw.sendall(f"{head}{length}\r\n\r\n".encode())
             assert b" 400 " in raw.recv(100)
+
+
+def test_a_name_that_is_not_its_own_is_refused(port):
+    """As of another site, whose name was made to lead here after its page was read."""
+    names = ["127.0.0.1", "localhost", "[::1]", "LOCALHOST"]
+    assert [sent(port, "GET", "/", host=f"{name}:{port}").status for name in names] == [200] * 4
+    others = [f"evil.example:{port}", f"127.0.0.1.evil.example:{port}", "127.0.0.1", f"localhost:{port + 1}", "x" * 999]
+    for other in others:
+        for request in (("GET", "/"), ("GET", "/waiting"), ("POST", "/draw", "{}")):
+            answer = sent(port, *request, host=other)
+            assert answer.status == 403 and f"open http://127.0.0.1:{port}" in json.loads(answer.body)["error"]
+    with socket.create_connection(("127.0.0.1", port)) as raw:
+        raw.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        assert b" 403 " in raw.recv(100)
+
+
+def test_the_runs_own_guidance_is_what_its_page_asks_for():
+    own = demo.Field(1.25, lambda value: True, "", (0, 10.0))
+    html = page(demo.Studio("", "", {"steps": demo.Field(2, lambda value: True, "", (2,)), "guidance": own}, bytes))
+    (slider,) = re.findall('<input type="range" id="guidance"[^>]*>', html)
+    told = dict(re.findall('(\\w+)="([^"]*)"', slider))
+    # the value that a browser makes of it: the nearest of min, min + step, ..., unless any is allowed
+    assert told["value"] == "1.25" and (told["step"] == "any" or 1.25 % float(told["step"]) == 0)
 
 
 def test_a_fault_is_no_traceback_and_requests_are_served_one_at_a_time(caplog):

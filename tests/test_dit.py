@@ -239,6 +239,19 @@ def test_padding_is_never_read(name):
     assert np.abs(run(network, params, x, c, {**other, "text_mask": mask}) - y).max() > 1e-3
 
 
+@pytest.mark.parametrize("network", [NETWORKS["cross"], NETWORKS["joint_plain"]], ids=["DiT", "MMDiT"])
+def test_without_pooled_text_nothing_reads_its_mean(network):
+    """Which one linear map does otherwise; that attention alone is then heard, `test_text` shows of UNet."""
+
+    def shapes(network):
+        params = jax.eval_shape(network.init, KEY, *inputs(network))["params"]
+        return {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(params)}
+
+    whole, rest = shapes(network), shapes(network.clone(pooled_text=False))
+    mean = {"['conditioning']['text']['kernel']": (12, 16), "['conditioning']['text']['bias']": (16,)}
+    assert whole == {**rest, **mean} and len(whole) == len(rest) + 2
+
+
 @pytest.mark.parametrize("network", [NETWORKS["cross"], NETWORKS["joint"].clone(dropout=0.3)], ids=["DiT", "MMDiT"])
 def test_examples_do_not_depend_on_their_neighbors(network):
     params = scrambled(network)
@@ -400,6 +413,7 @@ def test_weight_decay_is_for_kernels_of_scanned_layers_alone():
         (small(rotary=True, heads=8), (4, 4, 3), "that of width=16 and heads=8 is 2: choose other heads"),
         (small(width=18), (4, 4, 3), "width=18 is not divisible by 4, as sines and cosines of two axes need"),
         (small(cross_attention=True), (4, 4, 3), "cross_attention=True needs text: set text to a TextTransformer"),
+        (small(text=TOKENS, pooled_text=False), (4, 4, 3), "pooled_text=False leaves the text unheard: set cross_att"),
         (small(long_skips=True, depth=1), (4, 4, 3), "long_skips=True needs two blocks, depth is 1"),
         (small(policy=POLICY), (4, 4, 3), "policy says what remat stores: set remat=True as well"),
         (

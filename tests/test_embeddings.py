@@ -8,11 +8,12 @@ import jax
 import numpy as np
 import pytest
 from flax import linen as nn
-from launcher import ROOT, launch, programs  # noqa: F401
+from launcher import ROOT, compiled, launch, programs  # noqa: F401
 from PIL import Image
 
-from diffax import build, checkpoint, data
+from diffax import build, checkpoint, data, demo
 from diffax.config import complete
+from diffax.data import embeddings
 from diffax.loop import checks, frozen, training, workdir
 
 LENGTH, WIDTH = 5, 4
@@ -57,6 +58,22 @@ def test_a_text_comes_back(tmp_path, text):
     assert data.decode(tokenizer, data.encode(tokenizer, text)) == text.encode("utf-8", "replace").decode()
     with pytest.raises(ValueError, match="no text with this embedding"):
         data.decode(tokenizer, np.ones((LENGTH, WIDTH)))
+
+
+def test_texts_set_aside_are_embedded_once_and_leave_the_file_as_it_was(tmp_path):
+    asked, tokenizer = [], data.cached(counting([]), tmp_path)
+    data.encode(tokenizer, "known")
+    before = (tmp_path / "bytes-1.sqlite").read_bytes()
+    typed = embeddings.aside(data.cached(counting(asked), tmp_path))
+    assert asked.pop() == ""  # whatever the encoder compiles, it has
+    texts = ["known", "new", "", "ab\ud800", "new"]
+    for _ in range(2):
+        found = data.encode_all(typed, texts)
+        np.testing.assert_array_equal(found, data.encode_all(data.cached(counting([]), tmp_path / "other"), texts))
+        assert [data.decode(typed, row) for row in found] == ["known", "new", "", "ab?", "new"]
+    assert asked == ["ab?", "new"] and (tmp_path / "bytes-1.sqlite").read_bytes() == before
+    with pytest.raises(ValueError, match="no text with this embedding"):
+        data.decode(tokenizer, found[1])
 
 
 def test_many_at_once_write_one_file(tmp_path):
@@ -232,5 +249,10 @@ def test_a_run_told_by_the_frozen_transformer_of_another(tmp_path, programs):  #
         objects = workdir.read_config(tmp_path / "second")["data"]["objects"]
         test = data.shapes(size=24, objects=objects, split="test")
         assert found["caption"][1] == data.decode(test.tokenizer, test.source[1]["text"])
+    before = [path.read_bytes() for path in (tmp_path / "kept").glob("*.sqlite*")]
+    studio = demo.studio(tmp_path / "second", 2, ())
+    studio.draw(demo.checked(studio.fields, {}))
+    assert not compiled(lambda: studio.draw(demo.checked(studio.fields, {"prompt": "three green crosses"})))
+    assert [path.read_bytes() for path in (tmp_path / "kept").glob("*.sqlite*")] == before
     with pytest.raises(ValueError, match="reads no tokens"):
         frozen.of_run(tmp_path / "second", 2)

@@ -1,6 +1,5 @@
 """Guidance by several conditions: the formulas, on mixtures whose conditionals are known."""
 
-from collections import Counter
 from functools import partial
 
 import jax
@@ -90,20 +89,30 @@ def test_a_negative_prompt_leads_away_from_what_it_says():
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_condition_of_scale_0_is_not_run():
-    calls = Counter()
+@pytest.mark.parametrize(
+    ("several", "scales", "run"),
+    [
+        ("composed", (0.0, 2.0), "nothing both"),
+        ("composed", (0.0, 1.0), "both"),
+        ("composed", (-1.0, 2.0), "first both"),
+        ("composed", (1.0, 1.0), "nothing first both"),
+        ("nested", (1.0, 1.0), "both"),
+        ("nested", (3.0, 3.0), "nothing both"),
+        ("nested", (1.0, 0.0), "first"),
+        ("nested", (0.0, 0.0), "nothing"),
+        ("nested", (1.0, np.float32([1, 1, 1, 1, 1, 2])), "first both"),
+    ],
+)
+def test_what_is_multiplied_by_0_is_not_run(several, scales, run):
+    calls = []
 
     def counted(name, denoise):
-        def run(x, sigma):
-            jax.debug.callback(lambda: calls.update([name]))
-            return denoise(x, sigma)
+        return lambda x, sigma: calls.append(name) or denoise(x, sigma)
 
-        return run
-
-    denoise = composed(NOTHING, [counted("first", FIRST), counted("both", BOTH)], [0.0, 2.0])
-    jax.block_until_ready(jax.jit(denoise)(X, SIGMA))
-    jax.effects_barrier()
-    assert calls == {"both": 1}
+    parts = [counted(*part) for part in (("nothing", NOTHING), ("first", FIRST), ("both", BOTH))]
+    denoise = composed(parts[0], parts[1:], scales) if several == "composed" else nested(parts, scales)
+    jax.eval_shape(denoise, X, SIGMA)
+    assert calls == run.split()
 
 
 MAKE = {"composed": partial(composed, NOTHING, [FIRST, BOTH]), "nested": partial(nested, [NOTHING, FIRST, BOTH])}

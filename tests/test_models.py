@@ -315,6 +315,31 @@ def test_the_null_class_is_a_row_of_its_own_and_gets_its_own_gradient():
     np.testing.assert_array_equal(np.any(np.asarray(gradient) != 0, axis=1), [False, True, False, True])
 
 
+@pytest.mark.parametrize("n", [1024, 1025])
+def test_a_lookup_is_the_rows_bit_for_bit_and_its_gradient_their_sum(n):
+    rng = np.random.default_rng(0)
+    table, weight, index = rng.standard_normal((n, 3)), rng.standard_normal((2, 4, 3)), rng.integers(0, n, (2, 4))
+    index[0] = [0, n - 1, -1, n]
+    there = (index >= 0) & (index < n)
+    table, weight, index = table.astype(np.float32), weight.astype(np.float32), index.astype(np.int32)
+
+    @jax.jit
+    def told(table):
+        found, pulled = jax.vjp(lambda table: layers.lookup(table, index), table)
+        return found, pulled(jnp.asarray(weight))[0]
+
+    with jax.numpy_dtype_promotion("strict"):
+        found, gradient = told(table)
+    np.testing.assert_array_equal(found[there], table[index[there]])
+    assert np.isnan(found[~there]).all()
+    expected = np.zeros((n, 3))
+    np.add.at(expected, index[there], weight[there])
+    np.testing.assert_allclose(gradient, expected, rtol=1e-6)
+    # GPU and TPU round what a product takes, the gradient's too, unless they are told not to
+    program = str(jax.make_jaxpr(told)(table))
+    assert program.count("dot_general") * 2 == program.count("Precision.HIGHEST") == (4 if n <= 1024 else 0)
+
+
 def test_a_label_out_of_range_gives_nan_in_its_row_alone():
     network, shape = small(), (3, 8, 8, 1)
     x, c, _ = inputs(network, shape)

@@ -1,5 +1,7 @@
 """Muon against the singular value decomposition, on all shapes of kernels."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,11 +52,31 @@ def test_momentum_with_nesterovs_step():
     np.testing.assert_allclose(both, alone, atol=3e-5)
 
 
-def test_layers_of_a_scan_are_matrices_each():
-    stacked = normal(0, (3, 6, 4))
-    update = moved([{"kernel": stacked}])["kernel"]
-    for i in range(3):
-        np.testing.assert_allclose(update[i], moved([{"kernel": stacked[i]}])["kernel"], atol=1e-6)
+@pytest.mark.parametrize("shape", [(6, 4), (2, 2, 3, 5)], ids=["dense", "convolution"])
+def test_layers_of_a_scan_are_matrices_each(shape):
+    stacked = normal(0, (2, *shape))
+    update = moved([{"blocks": {"wide": {"kernel": stacked}}}])["blocks"]["wide"]["kernel"]
+    apart = moved([[{"kernel": layer} for layer in stacked]])
+    np.testing.assert_allclose(update, [layer["kernel"] for layer in apart], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "options"),
+    [
+        ("query", (8, 2, 4), {}),  # nn.MultiHeadDotProductAttention
+        ("conv", (3, 8, 4), {}),  # one axis of places
+        ("conv", (2, 3, 3, 8, 4), {}),  # three of them, or a scan under another name
+        ("blocks", (8, 4), {}),  # no scan
+        ("blocks", (2, 8, 2, 4), {}),
+        ("blocks", (2, 8, 4), {"scanned": ("layers",)}),
+    ],
+)
+def test_a_kernel_whose_rows_its_shape_does_not_tell_is_named(module, shape, options):
+    params = {"encoder": {module: {"kernel": jnp.zeros(shape), "bias": jnp.zeros((2, 2, 2))}}}
+    with pytest.raises(ValueError, match=re.escape(f"muon: encoder/{module}/kernel of shape {shape} is no kernel of")):
+        muon(RATE, **options).init(params)
+    told = {"encoder": {"layers": {"kernel": jnp.zeros((2, 8, 4))}}}
+    muon(RATE, scanned=["layers"]).init(told)
 
 
 def test_what_is_no_kernel_moves_as_with_adam():

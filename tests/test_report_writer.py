@@ -61,7 +61,6 @@ def test_rows_keep_their_types(tmp_path):
         (1.5, {}, "step=1.5"),
         (1, {"step": 1}, "step"),
         (1, {"loss": np.zeros(3)}, r"loss has shape \(3,\)"),
-        (1, {"loss": "nan"}, "loss='nan'"),
         (1, {"loss": 1j}, "complex"),
     ],
 )
@@ -145,6 +144,22 @@ def test_json_round_trips(tmp_path):
     (tmp_path / "torn.json").write_text('{"a": ')
     with pytest.raises(ValueError, match=r"torn\.json"):
         read_json(tmp_path / "torn.json")
+
+
+def test_every_text_reads_back_as_itself_beside_floats_that_are_not_finite(tmp_path):
+    texts = ["nan", "inf", "-inf", "\\nan", "\\\\-inf", "NaN", "+inf", "a nan", "nan\n", "\\", "\\x", "", "\ud800"]
+    value = {"texts": texts, "floats": [-math.inf, math.inf, 0.1]}
+    write_json(tmp_path / "texts.json", value)
+    assert read_json(tmp_path / "texts.json") == value
+    path = tmp_path / "metrics.jsonl"
+    with open_writer(path) as writer:
+        for text in texts:
+            writer.write(1, {"text": text})
+    assert [row["text"] for row in read_rows(path)] == texts
+    assert not read_columns(path)  # none is a number
+    (tmp_path / "older.json").write_text('["nan", "inf", "-inf", "\\\\"]')
+    nan, *others = read_json(tmp_path / "older.json")
+    assert math.isnan(nan) and others == [math.inf, -math.inf, "\\"]
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from diffax import build, conditions, data
 from diffax import config as configs
-from diffax.loop import checks, modes, sampling, wanted, workdir
+from diffax.loop import checks, modes, pictures, sampling, wanted, workdir
 from diffax.models import TextEmbeddings, TextTransformer, UNet, init
 
 KEY = jax.random.key(0)
@@ -252,8 +252,33 @@ def test_a_prompt_becomes_a_picture_that_tells_how(drawer, tmp_path):
     assert '"seed": 3' in text["diffax"] and '"scale": 4.0' in text["diffax"] and "ddim" in text["diffax"]
     found = arrays(out)
     assert found["x0"].shape == (5, 24, 24, 3) and found["caption"][1] == "two blue squares"
-    with Image.open(film) as frames:
+    with Image.open(film) as frames, Image.open(out) as picture:
         assert 2 <= frames.n_frames <= 4  # equal ones are joined
+        assert frames.size == picture.size  # laid out as the picture
+
+
+@pytest.mark.parametrize(
+    ("turn", "n", "columns"),
+    [
+        ({"label": [3, 5, 7]}, 30, 3),
+        ({"label": [3, 5, 7]}, 10, 3),  # the last row is not full
+        ({"label": range(10)}, 7, 7),
+        ({"label": range(10)}, 100, 10),
+        ({"text": [[1, 4], [1, 5]]}, 6, 2),
+        ({"text": [[1, 4], [1, 5]]}, 64, 8),
+        ({"text": [[1, 4], [1, 5], [1, 4], [1, 6]]}, 12, 4),  # one of them twice
+        ({"text": [[1, 4], [1, 5]], "label": [0, 1, 2]}, 12, 6),
+        ({"label": [4]}, 9, None),
+        ({"label": range(1000)}, 64, None),
+        ({}, 9, None),
+    ],
+)
+def test_a_column_has_one_class_and_one_prompt(turn, n, columns):
+    cond = {name: np.asarray(values)[np.arange(n) % len(values)] for name, values in turn.items()}
+    found = pictures.columns({**cond, "image": np.arange(n)})
+    assert found == columns
+    for value in cond.values() if found else ():
+        assert all(len(np.unique(value[i::found], axis=0)) == 1 for i in range(found))
 
 
 def test_words_that_the_network_does_not_know_are_named_once(drawer, tmp_path, caplog):
@@ -383,8 +408,8 @@ def test_an_evaluation_that_cannot_be_is_refused_before_training(tmp_path, optio
     assert not BIG & set(outcome.compiled) and not (tmp_path / "run").exists()
 
 
-def test_pictures_that_the_judge_of_captions_cannot_read_are_refused(trained):
-    experiment = checks.experiment(workdir.read_config(trained))
+def test_pictures_that_the_judge_of_captions_cannot_read_are_refused(drawer):
+    experiment = checks.experiment(workdir.read_config(drawer))
     checks.evaluation(experiment)
     for shape in ((8, 8, 3), (24, 24, 1), (24, 32, 3)):
         with pytest.raises(ValueError, match="'caption_agreement' is of pictures and captions like those of shapes; "):

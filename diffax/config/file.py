@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from diffax.config.complete import make_section, plain
 from diffax.config.options import Option, find_section, section_options
-from diffax.config.records import RECORDS, SPECS
+from diffax.config.records import RECORDS, SPECS, TEXTS
 
 _BOOLS = {"true": True, "1": True, "false": False, "0": False}
 
@@ -56,7 +56,7 @@ def override(config: Mapping, values: Sequence[tuple[str, str]]) -> dict:
         section, _, key = where.rpartition(".")
         if key != "name" or not section:
             holder = make_section(config, section) if section else config
-            holder[key] = _read(text, _option(config, section, key))
+            holder[key] = _read(text, _option(config, section, key), where in TEXTS)
     return config
 
 
@@ -100,8 +100,11 @@ def _option(config, where, key):
     return section_options(config, where).get(key, Option(None))
 
 
-def _read(text, option):
-    """The value that a text stands for; the text itself where it is no such value, for the checks to refuse."""
+def _read(text, option, whole=False):
+    """The value that a text stands for; the text itself where it is no such value, for the checks to refuse.
+
+    Of a tuple the entries are between commas, or `whole` texts are one.
+    """
     if option.optional and text == "None":
         return None
     if option.kind is str:
@@ -113,10 +116,13 @@ def _read(text, option):
             return option.kind(text)
         except ValueError:
             return text
-    value = _literal(text)
-    if option.kind is tuple and not isinstance(value, tuple):
-        value = tuple(_literal(part.strip()) for part in text.split(",") if part.strip())
-    return value
+    value, texts = _literal(text), option.element is str
+    if option.kind is not tuple:
+        return value
+    if isinstance(value, tuple) and not (texts and any(not isinstance(part, str) for part in value)):
+        return value
+    parts = [text] if whole else [part.strip() for part in text.split(",") if part.strip()]
+    return tuple(parts if texts else map(_literal, parts))
 
 
 def _literal(text):

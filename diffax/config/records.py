@@ -152,6 +152,7 @@ NAMES = {
     "sample.sampler": "ddim",
     "sample.grid": "uniform_time",
 }
+TEXTS = ("sample.prompts",)  # entries are texts, with commas: a command line's is one, unless it is a literal tuple
 GRID_LEVELS = 50  # of a grid that is told no `n`
 
 # what may change between two launches on one workdir: nothing that an update depends on

@@ -31,12 +31,15 @@ class Embedded(NamedTuple):
     """In place of a `Tokenizer`: a data set's condition `text` is then float16 [length, width]. Made by `cached`.
 
     Attributes:
-      embed: texts -> [n, length, width]; zeros where there is nothing, all of it for the empty text.
+      embed: texts -> [n, length, width]; zeros where there is nothing, all of it for the empty text. With
+        `keep=False` the file stays as it is.
       recall: the embedding of a text that was embedded once -> the text, or a text with the same embedding.
+      encoder: of the texts that were not.
     """
 
-    embed: Callable[[Sequence[str]], np.ndarray]
+    embed: Callable[..., np.ndarray]
     recall: Callable[[np.ndarray], str]
+    encoder: Encoder
 
 
 def cached(encoder: Encoder, folder: str | os.PathLike) -> Embedded:
@@ -61,20 +64,47 @@ def cached(encoder: Encoder, folder: str | os.PathLike) -> Embedded:
         raise ValueError(f"folder={str(folder)!r}: {file.name} cannot be used ({error}); give another folder") from None
     if found and len(found[0]) != _size(shape):
         raise ValueError(f"folder={str(folder)!r}: {file.name} has embeddings of another shape than {shape}; remove it")
-    return Embedded(partial(_embedded, encoder=encoder, file=file), partial(_recalled, file=file))
+    return Embedded(partial(_embedded, encoder=encoder, file=file), partial(_recalled, file=file), encoder)
 
 
-def _embedded(texts: Sequence[str], encoder: Encoder, file: Path) -> np.ndarray:
+def aside(tokenizer: Embedded) -> Embedded:
+    """The same embeddings, but those that the file lacks are kept in memory: prompts that no training will see.
+
+    The encoder runs now, on no text, so that it is compiled when the first of them comes.
+    """
+    tokenizer.encoder.embed([""])
+    kept: dict[str, np.ndarray] = {}
+
+    def embed(texts):
+        texts = [_key(text).decode() for text in texts]
+        if missing := sorted(set(texts) - set(kept)):
+            kept.update(zip(missing, tokenizer.embed(missing, keep=False)))
+        return np.stack([kept[text] for text in texts])
+
+    def recall(embedding):
+        found = [text for text, known in kept.items() if np.array_equal(known, embedding)]
+        return found[0] if found else tokenizer.recall(embedding)
+
+    return Embedded(embed, recall, tokenizer.encoder)
+
+
+def _embedded(texts: Sequence[str], encoder: Encoder, file: Path, keep: bool = True) -> np.ndarray:
     shape = encoder.length, encoder.width
-    keys = [text.encode("utf-8", "replace") for text in texts]  # a surrogate on its own has no UTF-8
+    keys = [_key(text) for text in texts]
     with _opened(file) as store:
         rows = {b"": bytes(_size(shape)), **_kept(store, set(keys) - {b""})}
     if missing := sorted(set(keys) - set(rows)):
         lines = [(key, hashlib.sha256(value).digest(), value) for key, value in _computed(encoder, missing, shape)]
-        with _opened(file) as store:
-            store.executemany("insert or ignore into texts values (?, ?, ?)", lines)
-            rows |= _kept(store, missing)  # where another process was first its bits count, for all alike
+        rows |= {key: value for key, _, value in lines}
+        if keep:
+            with _opened(file) as store:
+                store.executemany("insert or ignore into texts values (?, ?, ?)", lines)
+                rows |= _kept(store, missing)  # where another process was first its bits count, for all alike
     return np.stack([np.frombuffer(rows[key], np.float16).reshape(shape) for key in keys])
+
+
+def _key(text: str) -> bytes:
+    return text.encode("utf-8", "replace")  # a surrogate on its own has no UTF-8
 
 
 def _kept(store: sqlite3.Connection, keys: Iterable[bytes]) -> dict[bytes, bytes]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from diffax import build, report
+from diffax.data.embeddings import Embedded, aside
 from diffax.loop import modes, pictures, sampling, wanted, workdir
 
 COUNTS = (8, 16, 32, 64)  # of steps, beside the run's own: each is one executable, for all else that may be asked
@@ -49,6 +50,9 @@ def studio(folder: str | os.PathLike, most: int | None = None, counts: Sequence[
         ValueError: no run there, or one of data that no picture shows.
     """
     experiment, state = modes.restored(workdir.read_config(folder), folder)
+    if isinstance(experiment.dataset.tokenizer, Embedded):  # what is typed here is not the training's
+        tokenizer = aside(experiment.dataset.tokenizer)
+        experiment = experiment._replace(dataset=experiment.dataset._replace(tokenizer=tokenizer))
     shape, step = experiment.dataset.shape, int(state.step)
     if shape != (2,) and not report.shows(shape):
         raise ValueError(f"workdir: {folder} is a run of data of shape {shape}; the demo shows images and 2-D points")

@@ -95,7 +95,11 @@ async function wait() {
   } catch (error) { setTimeout(wait, 5000); }
 }
 
-form.addEventListener("input", label);
+form.addEventListener("input", event => {
+  const field = event.target;  // in tenths when moved, the run's own until then
+  if (field.name === "guidance") field.value = Math.round(10 * field.value) / 10;
+  label();
+});
 form.addEventListener("change", event => { if (shown && event.target.tagName !== "TEXTAREA") draw(); });
 form.addEventListener("submit", event => { event.preventDefault(); draw(); });
 form.addEventListener("keydown", event => {
@@ -147,7 +151,7 @@ def _part(name, field, counts):
     if name == "steps":
         ticks = "".join(f"<span>{count}</span>" for count in counts) if len(counts) > 1 else ""
         return _slider(name, title, 0, len(counts) - 1, 1, counts.index(value), f'<div class="ticks">{ticks}</div>')
-    return _slider(name, title, *field.limits, "0.1" if name == "guidance" else 1, value)
+    return _slider(name, title, *field.limits, "any" if name == "guidance" else 1, value)
 
 
 def _slider(name, title, lo, hi, step, value, below=""):

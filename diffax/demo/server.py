@@ -13,6 +13,7 @@ from diffax.demo.drawing import Studio, checked
 from diffax.demo.page import page
 
 HOST = "127.0.0.1"  # whoever can reach the page can keep the machine busy
+_NAMES = (HOST, "localhost", "[::1]")
 _LARGEST = 2**24  # bytes of a request
 _log = logging.getLogger(__name__)
 # The page loads nothing, from nowhere, and runs its own script alone.
@@ -124,15 +125,22 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         route = self.routes.get((self.command, path))
         try:
+            self._check_host()
             reply = route(self._body()) if route else _refusal(404, f"{path[:60]}: nothing is there; the page is at /")
         except ConnectionError:
             return
         except _Refused as error:
-            reply = _refusal(400, str(error))
+            reply = _refusal(error.status, str(error))
         except Exception as fault:
             _log.exception("a request failed")
             reply = _refusal(500, f"drawing failed ({type(fault).__name__}); the terminal of the demo tells more")
         self._send(reply)
+
+    def _check_host(self):
+        # a page of another site whose name is made to lead here would be of this origin, and read all that is drawn
+        host, own = self.headers.get("Host", "none"), [f"{name}:{self.server.server_port}" for name in _NAMES]
+        if host.lower() not in own:
+            raise _Refused(f"Host: {host[:60]} is not allowed, expected {own[0]}; open http://{own[0]}", 403)
 
     def _body(self):
         if self.command == "GET":
@@ -161,3 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 class _Refused(ValueError):
     """A request whose head cannot be meant."""
+
+    def __init__(self, message, status=400):
+        super().__init__(message)
+        self.status = status

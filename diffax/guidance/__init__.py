@@ -1,7 +1,7 @@
 """Guidance: functions of denoisers that return a denoiser.
 
 Scales, intervals and thresholds are scalars, or one value an example [batch]. All are traced: a new value runs the same
-executable. A network whose estimate would be multiplied by 0 for every example of the batch is not run.
+executable. A denoiser whose estimate would be multiplied by 0 for every example of the batch is not run.
 """
 
 from diffax.guidance.classifier import classifier_guidance

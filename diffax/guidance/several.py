@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 from jax import Array
 
 from diffax.batch import each, expand
@@ -16,7 +17,7 @@ def composed(base: Denoiser, conds: Sequence[Denoiser], scales: Sequence[float |
     For conditions that are independent given x, such as several captions of one picture: with every scale 1 the score
     is then that of all conditions together. A negative scale leads away from its condition. One condition is `cfg`.
 
-    A network whose scale is 0 for every example of the batch is not run.
+    A condition whose scale is 0 for every example of the batch is not run, nor is `base` where the scales sum to 1.
 
     Args:
         base: the unconditional denoiser.
@@ -30,8 +31,7 @@ def composed(base: Denoiser, conds: Sequence[Denoiser], scales: Sequence[float |
 
     def denoise(x, sigma):
         sigma = each(sigma, x)
-        start = base(x, sigma).astype(x.dtype)
-        result = start
+        result = start = unless(always(lambda *w: sum(w) == 1, *scales), base, x, sigma)
         for cond, scale in zip(conds, scales):
             toward = unless(always(lambda w: w == 0, scale), cond, x, sigma)
             result = result + expand(each(scale, x), x) * (toward - start)
@@ -47,6 +47,9 @@ def nested(denoisers: Sequence[Denoiser], scales: Sequence[float | Array]) -> De
     and so on. With every scale 1 it is the last denoiser, told all; each scale strengthens what its condition adds to
     those before it. Two denoisers are `cfg`.
 
+    The weight of d_i is scale_i - scale_{i+1}, where scale_0 = 1 and the last is followed by 0: one whose weight is 0
+    for every example of the batch is not run.
+
     Args:
         denoisers: d_0, d_1, ..., d_n.
         scales: one for each but the first, a scalar or [batch].
@@ -58,11 +61,10 @@ def nested(denoisers: Sequence[Denoiser], scales: Sequence[float | Array]) -> De
 
     def denoise(x, sigma):
         sigma = each(sigma, x)
-        before = result = denoisers[0](x, sigma).astype(x.dtype)
-        for told, scale in zip(denoisers[1:], scales):
-            estimate = told(x, sigma).astype(x.dtype)
-            result = result + expand(each(scale, x), x) * (estimate - before)
-            before = estimate
+        result = jnp.zeros_like(x)
+        for told, scale, after in zip(denoisers, (1, *scales), (*scales, 0)):
+            estimate = unless(always(lambda a, b: a == b, scale, after), told, x, sigma)
+            result = result + expand(each(scale, x) - each(after, x), x) * estimate
         return result
 
     return denoise

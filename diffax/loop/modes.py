@@ -58,7 +58,7 @@ def sample(config: Mapping, folder: str | os.PathLike, out: str | None = None, a
     print(f"{options['n']} sample{'s' * (options['n'] > 1)} of step {step} in {written}", flush=True)
     if animation:
         path = pictures.path(experiment, params, {name: value[:size] for name, value in cond.items()}, size)
-        report.save_animation(animation, path)
+        report.save_animation(animation, path, pictures.columns(cond))
         print(f"the way of {size} samples from noise in {animation}", flush=True)
     return written
 

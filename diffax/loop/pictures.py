@@ -1,6 +1,7 @@
 """Pictures of a run: sample grids with fixed noise and labels, the denoising strip, the report."""
 
 import inspect
+import math
 import shlex
 import sys
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from diffax.loop import sampling, wanted
 from diffax.train import TrainState
 
 _STRIP = 8  # samples in a strip of images
+_LONGEST = 16  # turn of classes and prompts that is a row
 
 
 def write(experiment: build.Experiment, state: TrainState, folder: Path, draw: sampling.Generate) -> None:
@@ -73,15 +75,26 @@ def draw_picture(experiment: build.Experiment, x: np.ndarray, cond: Mapping) -> 
     """A picture of samples: a grid of images, a scatter plot of 2-D points over the data; None for other data."""
     shape = x.shape[1:]
     if report.shows(shape):
-        kinds = experiment.dataset.num_classes if "label" in cond else len(set(wanted.captions(experiment, cond)))
-        columns = kinds if 3 <= kinds <= 16 and len(x) % kinds == 0 else None  # one a class, or a prompt
-        return report.grid(x, columns)
+        return report.grid(x, columns(cond))
     if shape == (2,):
         from diffax import data
 
         real = data.examples(experiment.dataset, np.arange(min(len(experiment.dataset.source), 2000)))
         return report.scatter(x, cond.get("label"), reference=real["x0"])
     return None
+
+
+def columns(cond: Mapping) -> int | None:
+    """The columns of a grid of samples under `cond`, such that each has one class and one prompt.
+
+    As many as are asked for in turn, or a multiple of that, the largest that is not wider than high. None, as square as
+    can be, where all are asked for the same, or more than 16 in turn.
+    """
+    told = [cond[name] for name in ("label", "text") if name in cond]
+    n = len(told[0]) if told else 0
+    lengths = range(1, min(n, _LONGEST) + 1)
+    turn = next((k for k in lengths if all(np.array_equal(each, each[np.arange(n) % k]) for each in told)), 1)
+    return turn * max(1, math.isqrt(n) // turn) if turn > 1 else None
 
 
 def write_report(experiment: build.Experiment, state: TrainState, folder: Path) -> None:

@@ -37,8 +37,8 @@ class DiT(nn.Module):
       depth: blocks.
       heads: of the attention; each is width/heads wide.
       num_classes: 0 is a network without classes.
-      text: reads the condition `text`: a `TextTransformer` or `TextEmbeddings`; None is a network without. The mean of
-        what it says joins the noise level's embedding.
+      text: reads the condition `text`: a `TextTransformer` or `TextEmbeddings`; None is a network without.
+      pooled_text: the mean of what the text says joins the noise level's embedding; without, only attention carries it.
       cross_attention: every token attends to the text's as well, in each block (PixArt-alpha, arXiv:2310.00426).
       vectors: names of conditions that are vectors, added to the noise level's embedding.
       image: whether the condition `image` joins x: a picture of lower resolution, of any size.
@@ -63,6 +63,7 @@ class DiT(nn.Module):
     heads: int = 6
     num_classes: int = 0
     text: nn.Module | None = None
+    pooled_text: bool = True
     cross_attention: bool = False
     vectors: Sequence[str] = ()
     image: bool = False
@@ -134,6 +135,7 @@ class MMDiT(nn.Module):
     heads: int = 12
     num_classes: int = 0
     text: nn.Module | None = None
+    pooled_text: bool = True
     vectors: Sequence[str] = ()
     image: bool = False
     rotary: bool = False
@@ -191,6 +193,8 @@ def check_tokens(network: DiT | MMDiT, shape: Sequence[int]) -> None:
         raise ValueError("MMDiT needs text: set text to a TextTransformer or TextEmbeddings, or use DiT")
     if isinstance(network, DiT) and network.cross_attention and network.text is None:
         raise ValueError("cross_attention=True needs text: set text to a TextTransformer or TextEmbeddings")
+    if isinstance(network, DiT) and network.text is not None and not (network.pooled_text or network.cross_attention):
+        raise ValueError("pooled_text=False leaves the text unheard: set cross_attention=True, or leave it out")
     if isinstance(network, DiT) and network.long_skips and network.depth < 2:
         raise ValueError(f"long_skips=True needs two blocks, depth is {network.depth}: set depth to 2 or more")
     if network.policy is not None and not network.remat:
@@ -220,7 +224,7 @@ def _enter(network, x, cond):
 
 
 def _tell(network, c_noise, cond):
-    condition, text = tell(network, network.frequencies, network.width, c_noise, cond)
+    condition, text = tell(network, network.frequencies, network.width, c_noise, cond, network.pooled_text)
     return silu(condition), text
 
 

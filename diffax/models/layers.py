@@ -18,6 +18,7 @@ from jax import Array
 from diffax.models import initializers
 
 Dtype = Any
+_PRODUCT = 1024  # rows of a table that is multiplied
 
 
 def join(x: Array, h: Array, rescale: bool) -> Array:
@@ -242,10 +243,15 @@ def heads_of(h: Array, parts: int, width: int, heads: int, dtype: Dtype, name: s
 def lookup(table: Array, index: Array) -> Array:
     """The rows of a table [n, width] at `index` [...]; NaN where that is none of 0 .. n - 1.
 
-    A product rather than a gather: its gradient is a sum in fixed order, bitwise the same on every run on a GPU.
+    A product rather than a gather: its gradient is a sum in fixed order, bitwise the same on every run on a GPU. More
+    than 1024 rows are gathered all the same: a product takes the memory and the time of n numbers for each index.
     """
-    chosen = jax.nn.one_hot(index, len(table)) @ table
     in_range = (index >= 0) & (index < len(table))
+    if len(table) > _PRODUCT:
+        chosen = table[jnp.where(in_range, index, 0)]
+    else:
+        # at the default precision accelerators round the table, to TF32 or bfloat16
+        chosen = jnp.dot(jax.nn.one_hot(index, len(table), dtype=table.dtype), table, precision="highest")
     return jnp.where(in_range[..., None], chosen, jnp.nan)
 
 

@@ -154,19 +154,22 @@ def png_bytes(array: np.ndarray, text: Mapping[str, str] | None = None) -> bytes
     return buffer.getvalue()
 
 
-def save_animation(path: str | Path, trajectory: np.ndarray, *, seconds: float = 3.0) -> None:
+def save_animation(
+    path: str | Path, trajectory: np.ndarray, columns: int | None = None, *, seconds: float = 3.0
+) -> None:
     """Writes the way from noise to data as an animated GIF or WebP, by the file's suffix, atomically; it ends on the
     data, for a second, and begins again.
 
     Args:
       trajectory: as of `strip`, all of its steps; shown as there.
+      columns: of each picture, as of `grid`.
       seconds: the length of the way.
     """
     from PIL import Image
 
     trajectory = _chosen(trajectory, 5, len(trajectory)).astype(np.float64)
     trajectory = trajectory / np.maximum(_level(trajectory), 1.0)
-    frames = [Image.fromarray(grid(step)) for step in trajectory]
+    frames = [Image.fromarray(grid(step, columns)) for step in trajectory]
     times = [max(20, round(1000 * seconds / len(frames)))] * (len(frames) - 1) + [1000]
     buffer = io.BytesIO()
     kind = Path(path).suffix.lower().removeprefix(".").upper()

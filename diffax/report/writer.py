@@ -3,7 +3,8 @@
 A row is one JSON object on one line, always with an integer ``step``. Floats are written as the shortest decimal that
 reads back to the same double, and every float32 or bfloat16 is a double, so each float round-trips bit for bit. JSON
 has no word for a non-finite float: those are the strings ``"nan"``, ``"inf"`` and ``"-inf"``, which `read_rows` turns
-back; a NaN's sign and payload are not kept.
+back; a NaN's sign and payload are not kept. A text of such a word has a backslash before it, which `read_rows` takes
+away, and so has a text of that.
 """
 
 import io
@@ -11,6 +12,7 @@ import json
 import math
 import operator
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+_WORD = re.compile(r"\\*(nan|-?inf)")
 
 
 class Writer(NamedTuple):
@@ -166,7 +169,7 @@ def _scan(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
                 raise ValueError(
                     f"{path}, line {number} is no row ({error}): only a last line can be torn; remove that line"
                 ) from error
-            if b'"nan"' in line or b'inf"' in line:
+            if b'nan"' in line or b'inf"' in line:
                 row = _restore(row)
             yield line, row
 
@@ -197,11 +200,9 @@ def _integer(step: Any) -> int:
 
 
 def _plain(value: Any, name: str) -> Any:
-    """The value as JSON types. Strings that stand for non-finite floats are refused: they would not read back."""
+    """The value as JSON types, for `_restore` to turn back."""
     if isinstance(value, str):
-        if value in _NON_FINITE:
-            raise ValueError(f"{name}={value!r} would read back as a number: give the float, or another word")
-        return value
+        return f"\\{value}" if _WORD.fullmatch(value) else value
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, Mapping):
@@ -226,7 +227,7 @@ def _float(value: float) -> float | str:
 
 def _restore(value: Any) -> Any:
     if isinstance(value, str):
-        return _NON_FINITE.get(value, value)
+        return _NON_FINITE.get(value, value[1:] if _WORD.fullmatch(value) else value)
     if isinstance(value, list):
         return [_restore(item) for item in value]
     if isinstance(value, dict):
