@@ -11,7 +11,7 @@ from launcher import BIG, DIGITS, ROOT, TINY, TOY, compiled, finish, launch, pro
 
 from diffax import checkpoint, report
 from diffax.config import complete
-from diffax.loop import modes, sampling, training, workdir
+from diffax.loop import evaluation, modes, pictures, sampling, training, workdir
 
 STEPS = 6
 RUN = (
@@ -269,6 +269,34 @@ def test_sample_i_is_the_same_in_any_batch_on_any_devices(drawn, sampled):
     np.testing.assert_allclose(one[0], whole[7], rtol=1e-5, atol=1e-5)
     on_one_device = np.load(sampled / "samples" / "sample_00000006_seed0.npz")["x0"]
     np.testing.assert_allclose(on_one_device, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_all_devices_share_a_batch_that_they_do_not_divide(drawn):
+    experiment, params = drawn
+    found = []
+
+    def noise(denoise, x, sigmas, keys):
+        jax.debug.inspect_array_sharding(x, callback=lambda sharding: found.append(sharding.shard_shape(x.shape)))
+        return x
+
+    x = sampling.generator(experiment._replace(sampler=noise, sampler_options={}))(params, 0, {}, 10, 10, GUIDANCE)
+    assert found == [(2, 2)] and len(x) == 10
+
+
+def test_no_more_is_drawn_than_was_asked_for(run, tmp_path):
+    experiment, state = modes.restored(workdir.read_config(run[0]), run[0])
+    asked = []
+
+    def draw(params, seed, cond, n, batch_size, guidance, tick=None):
+        asked.append((n, batch_size))
+        return np.zeros((n, 2), np.float32)
+
+    for n, expected in ((10, 10), (20, 16)):
+        experiment.config["sample"].update(n=n, batch_size=16)
+        experiment.config["eval"].update(n=n, batch_size=16, metrics=())
+        pictures.write(experiment, state, tmp_path, draw)
+        evaluation.evaluate(experiment, state, tmp_path, draw)
+        assert asked[-2:] == [(n, expected)] * 2
 
 
 OWN = """
