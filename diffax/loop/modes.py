@@ -3,13 +3,14 @@
 import dataclasses
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffax import build, report
+from diffax import build, parallel, report
 from diffax import config as configs
 from diffax.conditions import repeat
 from diffax.loop import checks, evaluation, pictures, sampling, snapshots, training, wanted, workdir
@@ -23,14 +24,18 @@ def sample(config: Mapping, folder: str | os.PathLike, out: str | None = None, a
         animation: a file, GIF or WebP, for the way of the first batch from noise to picture.
 
     Returns:
-        The picture's path; beside it lies an .npz with x0 and the conditions, such as label.
+        The picture's path; beside it lies an .npz with x0 and the conditions, such as label. Of several hosts the
+        first alone draws.
 
     Raises:
         ValueError: no run there, or a file that cannot be written.
     """
     _check_file("--out", out, (".png",))
     _check_file("--animation", animation, (".gif", ".webp"))
-    experiment, state = restored(config, folder)
+    return parallel.on_first_host(partial(_draw, *restored(config, folder), folder, out, animation))
+
+
+def _draw(experiment, state, folder, out, animation):
     options, step, shape = experiment.config["sample"], int(state.step), experiment.dataset.shape
     if animation and not report.shows(shape):
         raise ValueError(f"--animation: needs images, the data has shape {shape}; leave it out")
@@ -72,9 +77,12 @@ def _check_file(flag, file, suffixes):
 
 def evaluate(config: Mapping, folder: str | os.PathLike) -> dict:
     """Scores samples of the newest checkpoint of `folder`, as after training; writes the cards and the report."""
-    experiment, state = restored(config, folder)
-    card = evaluation.evaluate(experiment, state, Path(folder), sampling.generator(experiment))
-    pictures.write_report(experiment, state, Path(folder))
+    return parallel.on_first_host(partial(_score, *restored(config, folder), Path(folder)))
+
+
+def _score(experiment, state, folder):
+    card = evaluation.evaluate(experiment, state, folder, sampling.generator(experiment))
+    pictures.write_report(experiment, state, folder)
     return card
 
 
@@ -97,7 +105,7 @@ def restored(config: Mapping, folder: str | os.PathLike):
     checkpoint.close(manager)
     if found is None:
         raise ValueError(f"workdir: {folder} has no checkpoint yet; train it first")
-    return experiment, _with_width(experiment, Path(folder), found[1])
+    return experiment, _with_width(experiment, Path(folder), parallel.on_this_host(found[1]))
 
 
 def _with_width(experiment, folder, state):

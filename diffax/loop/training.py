@@ -72,7 +72,7 @@ def train(config: Mapping, folder: str | os.PathLike) -> int:
                     checkpoint.save(manager(), step, run.whole(state), wait=wait)
 
                 def show(state):
-                    _show(experiment, _on_this_host(run.whole(state)), folder, draw)
+                    _show(experiment, parallel.on_this_host(run.whole(state)), folder, draw)
 
                 def keep(step, state):
                     snapshots.keep(experiment, folder, step, run.whole(state))
@@ -85,14 +85,14 @@ def train(config: Mapping, folder: str | os.PathLike) -> int:
                 state = first.pop()
         finally:
             checkpoint.close(manager())  # the save in flight would be lost at exit
-        state = _on_this_host(state)
+        state = parallel.on_this_host(state)
         if step < options["steps"] or stopped(step):
             if jax.process_index() == 0:
                 pictures.write_report(experiment, state, folder)
             print(f"stopped and saved at step {step}; the same command goes on", file=sys.stderr, flush=True)
             return workdir.STOPPED
         with workdir.signals_end_at_once():
-            _finish(experiment, state, folder, draw)
+            parallel.on_first_host(partial(_finish, experiment, state, folder, draw))
     return DONE
 
 
@@ -157,8 +157,6 @@ def _show(experiment, state, folder, draw):
 
 def _finish(experiment, state, folder, draw):
     """After the last step: pictures, the evaluation if the config asks for it and there is none yet, the report."""
-    if jax.process_index() != 0:
-        return
     step = int(state.step)
     if not report.strip_path(folder, step).exists():
         pictures.write(experiment, state, folder, draw)
@@ -193,15 +191,6 @@ def place(experiment: build.Experiment, state: TrainState) -> Run:
 
     jitted = parallel.data_parallel(step, mesh, shardings, compiler_options=compiler_options())
     return Run(jitted, partial(_onto, shardings), lambda state: state, target, _batches(experiment, mesh))
-
-
-def _on_this_host(state):
-    """A state whose arrays this host can read whole: as it is, unless several hosts share them."""
-    if jax.process_count() == 1:
-        return state
-    from jax.experimental import multihost_utils
-
-    return multihost_utils.process_allgather(state, tiled=True)
 
 
 def _shardings(experiment, state):
