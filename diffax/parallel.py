@@ -12,6 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXIS = "data"
 Step = Callable[..., Any]  # (state, batch, keys) -> (state, metrics)
+_WEEK = 7 * 24 * 3600 * 1000  # milliseconds
 
 
 def start_hosts() -> None:
@@ -145,6 +146,27 @@ def unreplicate(tree: Any) -> Any:
     """The copy of a tree from `replicate` on this host's first device."""
     # from the one device: indexing the whole would be a collective of all, and a deadlock between hosts
     return jax.tree.map(lambda a: a.addressable_data(0)[0], tree)
+
+
+def on_this_host(tree: Any) -> Any:
+    """A tree whose arrays this host can read whole: as it is, unless several hosts share them, which all call this."""
+    if jax.process_count() == 1:
+        return tree
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def on_first_host(work: Callable[[], Any]) -> Any:
+    """What `work()` gives, on the first of several hosts; the others wait until it ends, and have None."""
+    try:
+        return work() if jax.process_index() == 0 else None
+    finally:
+        if jax.process_count() > 1:
+            from orbax.checkpoint import multihost
+
+            # where JAX ends, hosts wait for each other five minutes only; here too, one that dies ends them all
+            multihost.get_barrier_sync_fn()(key="first_host", timeout_ms=_WEEK)
 
 
 def global_batch(batch: Any, mesh: Mesh) -> Any:

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
+from launcher import TINY, TOY, finish, launch, programs, start  # noqa: F401
 from perceptron import examples
 from test_parallel import BATCH, MIN_SIZE, assert_agree, single, task
 
@@ -115,14 +116,17 @@ def as_a_host():
     print(json.dumps(found))
 
 
-@pytest.mark.slow
-def test_two_hosts_take_the_steps_of_one():
+def address():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+@pytest.mark.slow
+def test_two_hosts_take_the_steps_of_one():
     folder = pathlib.Path(__file__).parent
     environment = os.environ | {
-        "COORDINATOR_ADDRESS": address,
+        "COORDINATOR_ADDRESS": address(),
         "NUM_PROCESSES": "2",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
         "JAX_PLATFORMS": "cpu",
@@ -152,3 +156,38 @@ def test_two_hosts_take_the_steps_of_one():
             losses, params = found[name]
             np.testing.assert_allclose(losses, rows, rtol=1e-6)
             assert_agree(jax.tree.map(np.asarray, params, is_leaf=lambda a: isinstance(a, list)), state.params)
+
+
+def on_two_hosts(cache, *args):
+    """The command on two hosts of two devices each; what each of them printed."""
+    hosts = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COORDINATOR_ADDRESS", address())
+        patch.setenv("NUM_PROCESSES", "2")
+        for i in range(2):
+            patch.setenv("PROCESS_ID", str(i))
+            hosts.append(start(*args, programs=cache, devices=2))
+    try:
+        outcomes = [finish(host, timeout=240) for host in hosts]
+    finally:
+        for host in hosts:
+            host.kill()
+    if any("Multiprocess computations aren't implemented" in outcome.err for outcome in outcomes):
+        pytest.skip("this version of JAX has no collectives between processes on CPU")
+    assert [outcome.code for outcome in outcomes] == [0, 0], "\n".join(outcome.err[-3000:] for outcome in outcomes)
+    return ["\n".join(line for line in host.out.splitlines() if "[Gloo]" not in line) for host in outcomes]
+
+
+@pytest.mark.slow
+def test_two_hosts_draw_what_one_draws_and_the_first_writes_it(tmp_path, programs):  # noqa: F811
+    folder, wide = tmp_path / "run", ("--config.network.features=264", "--config.train.parallel=fsdp")
+    first, second = on_two_hosts(programs, TOY, *TINY, *wide, "--config.train.steps=2", f"--workdir={folder}")
+    assert "done: 2 steps" in first and not second
+    for mode in ("eval", "sample"):
+        first, second = on_two_hosts(programs, f"--mode={mode}", f"--workdir={folder}")
+        assert first and not second
+    both = np.load(folder / "samples" / "sample_00000002_seed0.npz")["x0"]
+    assert launch("--mode=sample", f"--workdir={folder}", f"--out={tmp_path / 'one.png'}").code == 0
+    np.testing.assert_allclose(np.load(tmp_path / "one.npz")["x0"], both, rtol=1e-5, atol=1e-5)
+    kinds = sorted(path.name for path in folder.rglob("*") if "00000002" in path.name and path.suffix != ".png")
+    assert kinds == ["eval_00000002.json", "eval_00000002.npz", "sample_00000002_seed0.npz"]

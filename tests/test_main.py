@@ -1,5 +1,6 @@
 """The command: its modes and overrides, what it refuses before it compiles, what a workdir holds."""
 
+import gc
 import importlib.util
 import json
 import os
@@ -12,8 +13,8 @@ import pytest
 from launcher import BIG, DIGITS, ROOT, TINY, TOY, compiled, finish, launch, programs, rows, start  # noqa: F401
 
 from diffax import checkpoint, main, report
-from diffax.config import complete
-from diffax.loop import modes, sampling, training, workdir
+from diffax.config import complete, load, override
+from diffax.loop import evaluation, modes, pictures, sampling, training, workdir
 
 STEPS = 6
 RUN = (
@@ -316,6 +317,69 @@ def test_sample_i_is_the_same_in_any_batch_on_any_devices(drawn, sampled):
     np.testing.assert_allclose(one[0], whole[7], rtol=1e-5, atol=1e-5)
     on_one_device = np.load(sampled / "samples" / "sample_00000006_seed0.npz")["x0"]
     np.testing.assert_allclose(on_one_device, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_all_devices_share_a_batch_that_they_do_not_divide(drawn):
+    experiment, params = drawn
+    found = []
+
+    def noise(denoise, x, sigmas, keys):
+        jax.debug.inspect_array_sharding(x, callback=lambda sharding: found.append(sharding.shard_shape(x.shape)))
+        return x
+
+    x = sampling.generator(experiment._replace(sampler=noise, sampler_options={}))(params, 0, {}, 10, 10, GUIDANCE)
+    assert found == [(2, 2)] and len(x) == 10
+
+
+def test_no_more_is_drawn_than_was_asked_for(run, tmp_path):
+    experiment, state = modes.restored(workdir.read_config(run[0]), run[0])
+    asked = []
+
+    def draw(params, seed, cond, n, batch_size, guidance, tick=None):
+        asked.append((n, batch_size))
+        return np.zeros((n, 2), np.float32)
+
+    for n, expected in ((10, 10), (20, 16)):
+        experiment.config["sample"].update(n=n, batch_size=16)
+        experiment.config["eval"].update(n=n, batch_size=16, metrics=())
+        pictures.write(experiment, state, tmp_path, draw)
+        evaluation.evaluate(experiment, state, tmp_path, draw)
+        assert asked[-2:] == [(n, expected)] * 2
+
+
+def wide(route):
+    """A config whose 264 x 264 parameters are enough for FSDP to split."""
+    options = ("network.features=264", f"train.parallel={route}", "train.sample_every=2")
+    pairs = [tuple(option.removeprefix("--config.").split("=")) for option in (*TINY, *options)]
+    return complete(override(load(TOY.removeprefix("--config=")), pairs))
+
+
+def test_the_first_state_has_the_same_values_split_or_whole():
+    split, whole = (training.initial_state(modes.build.experiment(wide(route))) for route in ("fsdp", "mesh"))
+    jax.tree.map(np.testing.assert_array_equal, split, whole)
+    large = [leaf for leaf in jax.tree.leaves(split) if leaf.shape == (264, 264)]
+    assert large and all(leaf.addressable_data(0).shape == (33, 264) for leaf in large)
+
+
+@pytest.mark.parametrize("route", ["fsdp", "pmap"])
+def test_no_second_state_lives_while_a_run_trains(route, tmp_path, monkeypatch):
+    class Seen(Exception):
+        pass
+
+    def step(state, batch, keys, **_):
+        return jax.tree.map(lambda a: a + 1, state), {"loss": keys.shape[0], "nonfinite_in_a_row": 0}
+
+    def look(experiment, state, folder, draw):
+        gc.collect()
+        shapes = [leaf.shape for leaf in jax.tree.leaves(state)]
+        living = [array.shape for array in jax.live_arrays()]
+        raise Seen(int(state.step), living.count((264, 264)) / shapes.count((264, 264)))
+
+    monkeypatch.setattr(training, "train_step", step)
+    monkeypatch.setattr(pictures, "write", look)
+    with pytest.raises(Seen) as seen:
+        training.train(wide(route), tmp_path / "run")
+    assert seen.value.args == (2, 1.0)
 
 
 OWN = """

@@ -29,7 +29,7 @@ def evaluate(experiment: build.Experiment, state: TrainState, folder: Path, draw
     for scale in options["scales"] or (config["sample"]["guidance"]["scale"],):
         guidance = {**config["sample"]["guidance"], "scale": scale}
         with report.progress(options["n"], noun="image") as bar:
-            n, size = options["n"], options["batch_size"]
+            n, size = options["n"], min(options["n"], options["batch_size"])
             images = draw(params, options["seed"], cond, n, size, guidance, tick=bar.update)
         _check_finite(images, FloatingPointError, f"step {int(state.step)}: of the samples")
         generated, scores = wanted.described(experiment, images, cond), {}

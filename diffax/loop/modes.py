@@ -4,13 +4,14 @@ import dataclasses
 import inspect
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffax import build, report
+from diffax import build, parallel, report
 from diffax import config as configs
 from diffax.conditions import repeat
 from diffax.loop import checks, evaluation, pictures, sampling, snapshots, training, wanted, workdir
@@ -24,7 +25,8 @@ def sample(config: Mapping, folder: str | os.PathLike, out: str | None = None, a
         animation: a file, GIF or WebP, for the way of the first batch from noise to picture.
 
     Returns:
-        The picture's path; beside it lies an .npz with x0 and the conditions, such as label.
+        The picture's path; beside it lies an .npz with x0 and the conditions, such as label. Of several hosts the
+        first alone draws.
 
     Raises:
         ValueError: no run there, a file that cannot be written, or what could not be seen in it.
@@ -36,8 +38,13 @@ def sample(config: Mapping, folder: str | os.PathLike, out: str | None = None, a
         workdir.writable(folder)
     if animation:
         _check_animation(experiment)
-    options, step = experiment.config["sample"], int(state.step)
+    options = experiment.config["sample"]
     _check_negative(options["negative_prompt"], [options["guidance"]["scale"]])
+    return parallel.on_first_host(partial(_draw, experiment, state, folder, out, animation))
+
+
+def _draw(experiment, state, folder, out, animation):
+    options, step = experiment.config["sample"], int(state.step)
     cond = wanted.conditions(experiment, options["n"])
     params = sampling.chosen_params(state, experiment.config)
     size = min(options["n"], options["batch_size"])
@@ -95,8 +102,12 @@ def evaluate(config: Mapping, folder: str | os.PathLike) -> dict:
     checks.evaluation(experiment)
     sample = experiment.config["sample"]
     _check_negative(sample["negative_prompt"], experiment.config["eval"]["scales"] or [sample["guidance"]["scale"]])
-    card = evaluation.evaluate(experiment, state, Path(folder), sampling.generator(experiment))
-    pictures.write_report(experiment, state, Path(folder))
+    return parallel.on_first_host(partial(_score, experiment, state, Path(folder)))
+
+
+def _score(experiment, state, folder):
+    card = evaluation.evaluate(experiment, state, folder, sampling.generator(experiment))
+    pictures.write_report(experiment, state, folder)
     return card
 
 
@@ -121,7 +132,7 @@ def restored(config: Mapping, folder: str | os.PathLike, step: int | None = None
         checkpoint.close(manager)
     if found is None:
         raise ValueError(f"workdir: {folder} has no checkpoint yet; train it first")
-    return experiment, _with_width(experiment, Path(folder), found[1])
+    return experiment, _with_width(experiment, Path(folder), parallel.on_this_host(found[1]))
 
 
 def _with_width(experiment, folder, state):

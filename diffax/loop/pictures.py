@@ -24,7 +24,8 @@ def write(experiment: build.Experiment, state: TrainState, folder: Path, draw: s
     options, step = experiment.config["sample"], int(state.step)
     cond = wanted.conditions(experiment, options["n"])
     params = sampling.chosen_params(state, experiment.config)
-    x = draw(params, options["seed"], cond, options["n"], options["batch_size"], options["guidance"])
+    size = min(options["n"], options["batch_size"])
+    x = draw(params, options["seed"], cond, options["n"], size, options["guidance"])
     picture = draw_picture(experiment, x, cond)
     if picture is not None:
         report.save_png(report.sample_path(folder, step), picture, facts(experiment, cond, step))

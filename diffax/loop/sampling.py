@@ -44,7 +44,8 @@ def generator(experiment: Experiment, trajectory: bool = False) -> Generate:
     `tick(done, more)`, called after every batch.
 
     Sample number i of a seed depends on the seed, i, its conditions and the options, and on nothing else: neither on
-    the batch size nor on the number of devices. The last batch is filled up and cut, so all are one executable.
+    the batch size nor on the number of devices. The batch is rounded up to a multiple of these, and the last one is
+    filled up and cut, so all are one executable.
 
     Args:
         trajectory: return the whole path [steps + 1, n, *data]; for a single batch.
@@ -74,6 +75,7 @@ def generator(experiment: Experiment, trajectory: bool = False) -> Generate:
         sigmas = grid(experiment, params) if sigmas is None else sigmas
         against = wanted.negative(experiment) if against is None else against
         values = {**swept, **(options or {})}
+        batch_size += -batch_size % jax.local_device_count()  # or one device would compute it all
         batches = []
         for start in range(0, n, batch_size):
             indices = np.arange(first + start, first + start + batch_size)
@@ -81,7 +83,7 @@ def generator(experiment: Experiment, trajectory: bool = False) -> Generate:
             filled = np.where(filled < n, filled, start)  # the last batch is filled up, and cut below
             chosen = {name: jnp.asarray(value[filled]) for name, value in cond.items()}
             batch = jnp.asarray(indices, jnp.int32), chosen, repeat(against if cond else {}, batch_size)
-            x = np.asarray(run(params, seed, *_place(batch, batch_size), sigmas, guidance, values))
+            x = np.asarray(run(params, seed, *_place(batch), sigmas, guidance, values))
             batches.append(x[:, : n - start] if trajectory else x[: n - start])
             if tick is not None:
                 tick(min(start + batch_size, n), min(batch_size, n - start))
@@ -128,10 +130,10 @@ def grid(experiment: Experiment, params) -> Any:
     return build.make("grid", experiment.config["sample"]["grid"], "sample.grid", process=process)
 
 
-def _place(arrays, batch_size):
-    """Splits a batch over this host's devices where they share it equally."""
+def _place(arrays):
+    """Splits a batch equally over this host's devices."""
     devices = jax.local_devices()
-    if len(devices) == 1 or batch_size % len(devices):
+    if len(devices) == 1:
         return arrays
     return jax.device_put(arrays, NamedSharding(parallel.mesh(devices), PartitionSpec(parallel.AXIS)))
 

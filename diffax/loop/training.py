@@ -57,12 +57,12 @@ def train(config: Mapping, folder: str | os.PathLike) -> int:
         workdir.prepare(folder, config)
         keep = dict(keep=options["keep"], keep_every=options["keep_every"] or None)
         manager = _in_background(partial(checkpoint.manager, folder / "checkpoints", **keep))
-        fresh = initial_state(experiment)
-        run, draw = place(experiment, fresh), sampling.generator(experiment)
+        start, first = 0, [initial_state(experiment)]
+        run, draw = place(experiment, *first), sampling.generator(experiment)
         try:
-            found = checkpoint.restore(manager(), run.target) if (folder / "checkpoints").exists() else None
-            start, state = found or (0, fresh)
-            del fresh, found
+            if (folder / "checkpoints").exists():
+                first.clear()  # or devices would hold two states
+                start, *first = checkpoint.restore(manager(), run.target) or (0, initial_state(experiment))
             if start:
                 print(f"resuming at step {start} of {options['steps']}", file=sys.stderr, flush=True)
             step = start
@@ -72,30 +72,36 @@ def train(config: Mapping, folder: str | os.PathLike) -> int:
                     checkpoint.save(manager(), step, run.whole(state), wait=wait)
 
                 def show(state):
-                    _show(experiment, _on_this_host(run.whole(state)), folder, draw)
+                    _show(experiment, parallel.on_this_host(run.whole(state)), folder, draw)
 
                 def keep(step, state):
                     snapshots.keep(experiment, folder, step, run.whole(state))
 
                 act = dict(save=save, show=show, keep=keep)
-                state, step = _steps(experiment, run, run.place(state), start, folder, stopped, **act)
+                state, step = _steps(experiment, run, first, start, folder, stopped, **act)
                 save(step, state, wait=True)
                 state = run.whole(state)
+            else:
+                state = first.pop()
         finally:
             checkpoint.close(manager())  # the save in flight would be lost at exit
-        state = _on_this_host(state)
+        state = parallel.on_this_host(state)
         if step < options["steps"] or stopped(step):
             if jax.process_index() == 0:
                 pictures.write_report(experiment, state, folder)
             print(f"stopped and saved at step {step}; the same command goes on", file=sys.stderr, flush=True)
             return workdir.STOPPED
         with workdir.signals_end_at_once():
-            _finish(experiment, state, folder, draw)
+            parallel.on_first_host(partial(_finish, experiment, state, folder, draw))
     return DONE
 
 
-def _steps(experiment, run, state, start, folder, stopped, save, show, keep):
-    """The steps from `start` on; returns the state and the number of steps done."""
+def _steps(experiment, run, first, start, folder, stopped, save, show, keep):
+    """The steps from `start` on; returns the state and the number of steps done.
+
+    `first` holds the state at `start`, and it is taken out: kept by the caller, it would lie beside every later one.
+    """
+    state = run.place(first.pop())
     options = experiment.config["train"]
     options = {**options, "snapshot_every": experiment.config["ema"]["snapshot_every"]}
     every = lambda step, name: options[name] and step % options[name] == 0  # noqa: E731
@@ -151,8 +157,6 @@ def _show(experiment, state, folder, draw):
 
 def _finish(experiment, state, folder, draw):
     """After the last step: pictures, the evaluation if the config asks for it and there is none yet, the report."""
-    if jax.process_index() != 0:
-        return
     step = int(state.step)
     if not report.strip_path(folder, step).exists():
         pictures.write(experiment, state, folder, draw)
@@ -168,18 +172,16 @@ def _finish(experiment, state, folder, draw):
 def place(experiment: build.Experiment, state: TrainState) -> Run:
     """The training step of an experiment on all devices, by the config's `train.parallel`; `state` gives the shapes."""
     config = experiment.config
-    options = config["train"]
     step = partial(
         train_step,
         loss_fn=build.loss(experiment, sampling.network_apply(experiment.network)),
         tx=build.optimizer(config),
         ema=build.emas(config),
-        accumulate=options["accumulate"],
+        accumulate=config["train"]["accumulate"],
     )
-    mesh = parallel.mesh()
-    shardings = (parallel.fsdp if options["parallel"] == "fsdp" else parallel.replicated)(state, mesh)
+    mesh, shardings = parallel.mesh(), _shardings(experiment, state)
     target = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), state, shardings)
-    if options["parallel"] == "pmap":
+    if config["train"]["parallel"] == "pmap":
 
         def whole(state):
             return _onto(shardings, jax.device_get(parallel.unreplicate(state)))
@@ -191,13 +193,9 @@ def place(experiment: build.Experiment, state: TrainState) -> Run:
     return Run(jitted, partial(_onto, shardings), lambda state: state, target, _batches(experiment, mesh))
 
 
-def _on_this_host(state):
-    """A state whose arrays this host can read whole: as it is, unless several hosts share them."""
-    if jax.process_count() == 1:
-        return state
-    from jax.experimental import multihost_utils
-
-    return multihost_utils.process_allgather(state, tiled=True)
+def _shardings(experiment, state):
+    split = parallel.fsdp if experiment.config["train"]["parallel"] == "fsdp" else parallel.replicated
+    return split(state, parallel.mesh())
 
 
 def _onto(shardings, state):
@@ -232,13 +230,23 @@ def _batches(experiment, mesh):
 
 
 def initial_state(experiment: build.Experiment) -> TrainState:
-    """The state before the first step, from the config's seed; the same on any number of devices."""
+    """The state before the first step, from the config's seed, laid out over the devices as `train.parallel` says.
+
+    Its values are the same on any number of devices.
+    """
     from diffax.models import init
 
     key = jax.random.fold_in(jax.random.key(experiment.config["seed"]), 2**31 - 1)  # no step's key
     params = init(experiment.network, key, *input_shapes(experiment))
     params = build.trained(experiment, params)
-    return init_state(params, build.optimizer(experiment.config), build.emas(experiment.config))
+
+    @jax.jit  # traced once for both
+    def start(params):
+        return init_state(params, build.optimizer(experiment.config), build.emas(experiment.config))
+
+    shardings = _shardings(experiment, jax.eval_shape(start, params))
+    params = _onto(shardings.params, params)  # the network alone must fit on one device; all else is made in its place
+    return jax.jit(start, out_shardings=shardings)(params)
 
 
 def _check_weights(experiment):
