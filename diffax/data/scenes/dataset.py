@@ -8,12 +8,12 @@ import numpy as np
 
 from diffax.data.dataset import Dataset, Example, Source, check_integers
 from diffax.data.embeddings import Embedded
-from diffax.data.shapes.describe import describe
-from diffax.data.shapes.draw import draw
-from diffax.data.shapes.figures import COLORS, LEAST_SIDE, SHAPES
-from diffax.data.shapes.grammar import LONGEST, parse, say, vocabulary
-from diffax.data.shapes.scene import HELD_OUT, SPLITS, TEST_SHARE, Draws, Scene, draws, scene
-from diffax.data.shapes.statements import Caption
+from diffax.data.scenes.describe import describe
+from diffax.data.scenes.draw import draw
+from diffax.data.scenes.figures import COLORS, LEAST_SIDE, SHAPES
+from diffax.data.scenes.grammar import LONGEST, parse, say, vocabulary
+from diffax.data.scenes.scene import HELD_OUT, SPLITS, TEST_SHARE, Draws, Scene, draws, scene
+from diffax.data.scenes.statements import Caption
 from diffax.data.text import Tokenizer, by_words, encode, encode_all
 
 PROMPTS = (
