@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from diffax import build, losses, parallel
+from diffax import build, losses, metrics, parallel
 from diffax.chain import count_steps
 from diffax.loop import likelihoods, sampling, wanted
 
@@ -31,6 +31,8 @@ def experiment(config: Mapping, training: bool = False) -> build.Experiment:
     built = build.experiment(config)
     _check_data(built)
     _check_classes(built, config["eval"]["n"] if training and config["eval"]["after_training"] else 1)
+    if training and config["eval"]["after_training"]:
+        metrics.check_size(config["eval"]["metrics"], built.dataset.shape)
     if config["eval"]["likelihood"]["examples"]:
         likelihoods.held_out(built)
     _check_times(built)

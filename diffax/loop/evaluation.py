@@ -19,11 +19,13 @@ def evaluate(experiment: build.Experiment, state: TrainState, folder: Path, draw
     Returns:
         The last metric card: scores, hashes of samples' reference, sampler, seed and versions.
     """
-    from diffax import data
+    from diffax import data, metrics
 
     config, options = experiment.config, experiment.config["eval"]
+    metrics.check_size(options["metrics"], experiment.dataset.shape)
     params, cond = sampling.chosen_params(state, config), wanted.evaluated(experiment)
-    reference = data.examples(experiment.dataset, np.arange(min(len(experiment.dataset.source), options["reference"])))
+    first = np.arange(min(len(experiment.dataset.source), options["reference"]))
+    reference = data.examples(experiment.dataset, first, bare=True)
     _check_finite(reference["x0"], ValueError, f"data: of the examples of {config['data']['name']}")
     bits = likelihoods.scores(experiment, params) if options["likelihood"]["examples"] else {}
     for scale in options["scales"] or (config["sample"]["guidance"]["scale"],):
