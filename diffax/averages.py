@@ -5,7 +5,8 @@ the same share of the run however long that is. Its relative standard deviation 
 0.05 to 0.15 are usual. Source: EDM2, arXiv:2312.02696, Sec. 3.1 and App. C.
 """
 
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -55,27 +56,25 @@ def power(width: float) -> float:
     return max(float(roots.real.max()), 0.0)
 
 
-def reconstruct(averages: Sequence[Any], snapshots: Sequence[Snapshot], step: int, width: float) -> Any:
+def reconstruct(averages: Iterable[Any], snapshots: Sequence[Snapshot], step: int, width: float) -> Any:
     """The average of sigma_rel = `width` at `step`, from averages that were kept on the way; arXiv:2312.02696, Alg. 3.
 
     It is the sum of these, each with a weight, whose weighing of the parameters comes nearest in the least squares.
 
     Args:
-        averages: trees of parameters.
+        averages: trees of parameters; of a generator one at a time is in memory, beside the sum.
         snapshots: (step, sigma_rel) of each.
         step: updates done, at least those of one of the snapshots.
 
     Raises:
-        ValueError: no snapshots, or none until `step`.
+        ValueError: no snapshots, none until `step`, or another number of averages.
     """
-    weights = shares(snapshots, step, width)
-
-    def combine(*leaves):
+    total = tree = None
+    for weight, tree in zip(shares(snapshots, step, width), averages, strict=True):
         # in float64: the weights are large and of both signs
-        total = sum(weight * np.asarray(leaf, np.float64) for weight, leaf in zip(weights, leaves))
-        return total.astype(leaves[0].dtype)
-
-    return jax.tree.map(combine, *averages)
+        part = jax.tree.map(lambda leaf, weight=weight: weight * np.asarray(leaf, np.float64), tree)
+        total = part if total is None else jax.tree.map(operator.iadd, total, part)
+    return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), total, tree)
 
 
 def shares(snapshots: Sequence[Snapshot], step: int, width: float) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Moving averages: their profiles, and averages of any width made from a few that were kept."""
 
+import weakref
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from launcher import TINY, TOY, launch, programs  # noqa: F401
 
 from diffax import checkpoint, report
 from diffax.averages import WIDEST, power, power_decay, reconstruct, shares
-from diffax.loop import modes, workdir
+from diffax.loop import modes, snapshots, workdir
 
 STEPS = 3000
 
@@ -113,6 +115,23 @@ def test_a_run_keeps_them_and_another_width_is_made_of_two(run):
     made, followed, other = (np.concatenate([np.ravel(leaf) for leaf in tree]) for tree in leaves)
     assert np.linalg.norm(made - followed) < 1e-3 * np.linalg.norm(followed)
     assert np.linalg.norm(other - followed) > 1e-3 * np.linalg.norm(followed)
+
+
+def test_one_step_of_those_that_were_kept_is_in_memory_at_a_time(run, monkeypatch):
+    restore, read, most = checkpoint.restore, [], []
+
+    def counted(*args, **kwargs):
+        step, tree = restore(*args, **kwargs)
+        most.append(sum(leaf() is not None for leaf in read))  # of the steps before
+        read.append(weakref.ref(jax.tree.leaves(tree)[0]))
+        return step, tree
+
+    experiment, state = modes.restored(workdir.read_config(run), run)
+    monkeypatch.setattr(checkpoint, "restore", counted)
+    made = snapshots.average(experiment, run, state, 0.08)
+    assert len(read) == 15 and max(most) <= 1
+    for leaf, like in zip(jax.tree.leaves(made), jax.tree.leaves(state.ema_params["width0.08"])):
+        np.testing.assert_allclose(leaf, like, rtol=0, atol=1e-3 * np.abs(like).max())
 
 
 def test_samples_and_cards_of_a_width(run):

@@ -49,6 +49,19 @@ def test_json_lines_and_several_captions_of_an_image(tmp_path):
     assert dataset.nulls["text"].shape == (8,)
 
 
+def test_captions_that_are_too_long_are_counted_once(tmp_path, caplog):
+    fill(tmp_path, ["a.png", "b.png", "c.png"])
+    for stem, text in {"a": "short", "b": "longer than that", "c": "as long as it"}.items():
+        (tmp_path / f"{stem}.txt").write_text(text)
+    dataset = data.image_text_folder(tmp_path, size=8, tokenizer=data.by_bytes(12))
+    for _ in range(2):
+        assert captions_of(dataset) == ["short", "longer than", "as long as "]
+        dataset.source.take(np.arange(3))
+    assert [record.getMessage()[:56] for record in caplog.records] == [
+        "2 of 3 captions have more than 11 tokens: their start al"
+    ]
+
+
 def test_what_has_no_caption_or_cannot_be_read_is_skipped_and_named(tmp_path):
     fill(tmp_path, ["good.png", "alone.png", "latin.png"])
     (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:90])

@@ -107,6 +107,23 @@ def test_tfds_with_captions(prepared, key, texts, captions):
     assert set(dataset.prompts) == {captions(i)[0] for i in range(5)}
 
 
+def test_captions_that_are_too_long_warn_once_and_are_embedded_at_once(prepared, tmp_path, caplog):
+    options = dict(data_dir=str(prepared / "good"), size=4, label_key=None, text_key="title")
+    dataset = data.tfds("stripes", "train", **options, tokenizer=data.by_bytes(6))
+    for _ in range(2):
+        assert all(data.decode(dataset.tokenizer, example["text"]) == "shade" for example in dataset.source)
+    assert len(caplog.records) == 1 and "have more than 5 tokens" in caplog.text
+    asked = []
+
+    def embed(texts):
+        asked.append(len(texts))
+        return np.stack([np.full((2, 1), len(text)) for text in texts])
+
+    dataset = data.tfds("stripes", "train", **options, tokenizer=data.cached(data.Encoder("a", 2, 1, embed), tmp_path))
+    batch = dataset.source.take(np.arange(5))
+    assert (batch["text"] == len("shade 0 é")).all() and asked == [5]
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -1,7 +1,9 @@
 """Embeddings of frozen encoders: computed once, found again by other processes, told to a network."""
 
 import concurrent.futures
+import contextlib
 import multiprocessing
+import sqlite3
 import textwrap
 
 import jax
@@ -124,6 +126,30 @@ def test_files_that_cannot_be_used_are_refused(tmp_path):
         data.cached(counting([]), tmp_path / "file")
 
 
+def test_an_encoder_that_is_killed_has_kept_the_texts_before(tmp_path):
+    asked, texts = [], [f"{i:03}" for i in range(600)]
+
+    def dies(some):
+        if len(asked) > 300:
+            raise KeyboardInterrupt
+        return embed(some)
+
+    with pytest.raises(KeyboardInterrupt):
+        data.encode_all(data.cached(counting(asked, dies), tmp_path), texts)
+    assert asked == texts[:512]
+    asked.clear()
+    np.testing.assert_array_equal(data.encode_all(data.cached(counting(asked), tmp_path), texts), embed(texts))
+    assert asked == texts[256:]
+
+
+def test_the_file_needs_no_memory_that_hosts_would_have_to_share(tmp_path):
+    with contextlib.closing(sqlite3.connect(tmp_path / "bytes-1.sqlite")) as store:
+        store.execute("pragma journal_mode = wal")
+        store.execute("create table other (a)")
+    data.encode(data.cached(counting([]), tmp_path), "a")
+    assert (tmp_path / "bytes-1.sqlite").read_bytes()[18:20] == b"\1\1"  # sqlite.org/fileformat.html: 2 is WAL
+
+
 def test_a_folder_of_captions_is_embedded_as_it_is_read(tmp_path):
     pictures, asked = tmp_path / "pictures", []
     pictures.mkdir()
@@ -136,6 +162,11 @@ def test_a_folder_of_captions_is_embedded_as_it_is_read(tmp_path):
     example = dataset.source[2]
     np.testing.assert_array_equal(example["text"], values("shade 2"))
     assert example["x0"][0, 0, 0] == 20 and asked == ["shade 2"]
+    bare = data.examples(dataset, [0, 1], bare=True)  # as evaluations compare samples with
+    assert [*bare] == ["x0"] and len(bare["x0"]) == 2 and asked == ["shade 2"]
+    drawn = data.examples(data.shapes(tokenizer=tokenizer), [3, 5], bare=True)
+    np.testing.assert_array_equal(drawn["x0"], data.examples(data.shapes(), [3, 5])["x0"])
+    assert [*drawn] == ["x0"] and asked == ["shade 2"]
 
 
 def test_worker_processes_share_the_file(tmp_path):

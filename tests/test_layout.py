@@ -1,7 +1,9 @@
 """The architecture, held: imports run one way, files and functions stay small, and what is public is documented."""
 
 import ast
+import importlib
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -204,6 +206,20 @@ def test_every_public_name_has_a_docstring():
             for method, function in methods:
                 if not method.startswith("_") and function.__module__.startswith("diffax"):
                     assert inspect.getdoc(function), f"{name}.{method}"
+
+
+def test_what_texts_name_is_there():
+    """A name such as `diffax.data.batches`, as a reader who imports it finds it: a function may hide its module."""
+    texts = [*FILES, *(PACKAGE.parent / name for name in ("README.md", "CHANGELOG.md"))]
+    names = {name for path in texts for name in re.findall(r"`(diffax(?:\.\w+)+)", path.read_text())}
+    assert "diffax.data.scenes.check" in names
+    for name in sorted(names):
+        found = diffax
+        for part in name.split(".")[1:]:
+            if inspect.ismodule(found) and not hasattr(found, part):
+                importlib.import_module(f"{found.__name__}.{part}")
+            assert hasattr(found, part), name
+            found = getattr(found, part)
 
 
 def test_import_needs_jax_alone():

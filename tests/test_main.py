@@ -16,6 +16,7 @@ from diffax import checkpoint, main, report
 from diffax.config import complete, load, override
 from diffax.loop import evaluation, modes, pictures, sampling, training, workdir
 
+CIFAR = f"--config={ROOT}/experiments/cifar10_ddpm.py:quick"
 STEPS = 6
 RUN = (
     TOY,
@@ -137,6 +138,10 @@ def test_a_dry_run_prints_and_compiles_nothing_big(tmp_path):
         ((TOY, "--workdir=@", "--config.pipeline.flip=1"), "pipeline.flip: True needs images, mixture has shape (2,)"),
         ((TOY, "--workdir=@", "--config.pipeline.dequantize=1"), "pipeline.dequantize: True needs integer values"),
         ((TOY, "--workdir=@", "--config.network.name=UNet"), "network: UNet takes images"),
+        (
+            (CIFAR, "--workdir=@", "--config.data.shape=(128,128,3)", "--config.network.attention=()"),
+            "eval.metrics: 'pixel_frechet' takes matrices of 19 GB for examples of 49152 values, at most 12288",
+        ),
         ((DIGITS, "--workdir=@", "--config.network.name=MLP"), "network: MLP takes vectors"),
         (
             (DIGITS, "--workdir=@", "--config.network.multipliers=(1,1,1,1,1)"),

@@ -10,6 +10,7 @@ from diffax.metrics import (
     agreement,
     array_hash,
     card,
+    check_size,
     frechet_distance,
     frechet_floor,
     frechet_from_statistics,
@@ -197,6 +198,13 @@ def test_frechet_of_one_rank_less():
         assert frechet_from_statistics((np.zeros(6), cov), (np.zeros(6), 4 * cov)) == pytest.approx(
             np.trace(cov), rel=1e-12
         )
+
+
+def test_examples_that_a_metric_is_too_costly_for_are_refused():
+    check_size(["pixel_frechet"], (64, 64, 3))
+    check_size(["pixel_diversity"], (128, 128, 3))
+    with pytest.raises(ValueError, match=r"^eval\.metrics: 'pixel_frechet' takes matrices of 19 GB .* 49152 values"):
+        check_size(["pixel_diversity", "pixel_frechet"], (128, 128, 3))
 
 
 def test_pixel_diversity_is_the_distance_of_two_samples_of_a_condition():

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from diffax import build, data
-from diffax.data.shapes import COLORS, HELD_OUT, SHAPES, SIZES, Caption, Group, Object, captioned, draw, truths
-from diffax.data.shapes.draw import coverage
-from diffax.data.shapes.grammar import LONGEST, parse, say, vocabulary
+from diffax.data.scenes import COLORS, HELD_OUT, SHAPES, SIZES, Caption, Group, Object, captioned, draw, truths
+from diffax.data.scenes.draw import coverage
+from diffax.data.scenes.grammar import LONGEST, parse, say, vocabulary
 
 ALL = (1, 2, 3)
 

@@ -7,9 +7,9 @@ import pytest
 
 from diffax import build
 from diffax.data import examples, shapes
-from diffax.data.shapes import COLORS, HELD_OUT, SHAPES, SIZES, Caption, Object, Statement, captioned, check, draw
-from diffax.data.shapes.checker import check_all, find, parse, truths
-from diffax.data.shapes.statements import statements
+from diffax.data.scenes import COLORS, HELD_OUT, SHAPES, SIZES, Caption, Object, Statement, captioned, check, draw
+from diffax.data.scenes.checker import check_all, find, parse, truths
+from diffax.data.scenes.statements import statements
 
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 SIDES = (16, 24, 32)

@@ -15,6 +15,7 @@ from PIL import Image
 from diffax import build, conditions, data
 from diffax import config as configs
 from diffax.loop import checks, modes, pictures, sampling, wanted, workdir
+from diffax.metrics import Scores
 from diffax.models import TextEmbeddings, TextTransformer, UNet, init
 
 KEY = jax.random.key(0)
@@ -46,6 +47,18 @@ def test_a_text_that_is_too_long_is_cut_with_a_warning(tokenizer, text, caplog):
         return
     assert (tokens > 0).all()
     assert "too long" in caplog.text and len(caplog.text) < 400
+    data.encode(tokenizer, text)
+    assert len(caplog.records) == 1  # as for every picture of a prompt
+
+
+def test_captions_that_are_too_long_are_cut_with_one_warning(caplog):
+    tokenizer = data.by_bytes(19)
+    for texts in (["short"] * 2, [f"{n} is too long for it" for n in range(3)], ["another that is as long"]):
+        found = [data.decode(tokenizer, row) for row in data.encode_captions(tokenizer, texts)]
+        assert found == [text[:18] for text in texts]
+    assert [record.getMessage()[:62] for record in caplog.records] == [
+        "some captions, and it may be many, have more than 18 tokens: t"
+    ]
 
 
 def test_a_character_is_not_cut_in_two():
@@ -57,6 +70,14 @@ def test_a_character_is_not_cut_in_two():
 def test_what_is_no_word_is_refused(word):
     with pytest.raises(ValueError, match="is no single word in lower case"):
         data.by_words(("a", word))
+
+
+@pytest.mark.parametrize(("ids", "wrong"), [((0, 5), 0), ((7, 1), 1), ((4, 10), 10), ((-1,), -1)])
+def test_tokens_that_are_reserved_or_that_there_are_not_are_refused(ids, wrong):
+    own = data.Tokenizer(10, 8, lambda text: ids, str)
+    with pytest.raises(ValueError, match=f"tokenizer: 'a' has the token {wrong}, expected 3 to 9, or 2 for what is"):
+        data.encode(own, "a")
+    assert data.encode(own._replace(split=lambda text: (2, 3, 9)), "a").tolist() == [1, 2, 3, 9, 0, 0, 0, 0]
 
 
 # Conditions
@@ -320,15 +341,22 @@ def test_a_file_of_prompts_with_an_empty_line(drawer, tmp_path):
     assert arrays(out)["caption"].tolist() == ["a red circle", "", "<unknown>, <unknown>"]
 
 
+def fields_of_reference(reference, generated, seed) -> Scores:
+    return {f"reference_{name}": float(len(values)) for name, values in reference.items()}
+
+
 def test_captions_of_another_split_at_several_scales_of_guidance(drawer, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(drawer, folder)
     options = "n=6 batch_size=6 conditions=test each=2 scales=(1,3) reference=8 after_training=True".split()
+    options.append("metrics=('caption_agreement','test_text:fields_of_reference')")
     outcome = launch(SHAPES, f"--workdir={folder}", *SMALL, *(f"--config.eval.{option}" for option in options))
     assert outcome.code == 0, outcome.err
     first, second = (folder / f"eval_00000001{end}.json" for end in ("", "_2"))
     cards = first.read_bytes(), second.read_bytes()
     assert [json.loads(card)["sampler"]["guidance"]["scale"] for card in cards] == [1.0, 3.0]
+    scores = json.loads(cards[0])["scores"]
+    assert {name: n for name, n in scores.items() if "reference" in name} == {"reference_x0": 8.0}  # no text is encoded
     captions = arrays(folder / "samples" / "eval_00000001_2.png")["caption"]
     test = data.shapes(size=24, objects=workdir.read_config(folder)["data"]["objects"], split="test")
     assert captions.tolist() == [data.decode(test.tokenizer, test.source[i // 2]["text"]) for i in range(6)]

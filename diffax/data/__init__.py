@@ -5,10 +5,10 @@ from diffax.data.dataset import Dataset, Source, in_memory
 from diffax.data.embeddings import Embedded, Encoder, cached
 from diffax.data.folder import image_folder
 from diffax.data.pipeline import batches, examples
-from diffax.data.shapes import shapes
+from diffax.data.scenes import shapes
 from diffax.data.sklearn_digits import digits
 from diffax.data.synthetic import Mixture, fake, mixture, ring
-from diffax.data.text import Tokenizer, by_bytes, by_words, decode, encode, encode_all
+from diffax.data.text import Tokenizer, by_bytes, by_words, decode, encode, encode_all, encode_captions
 from diffax.data.tfds_source import tfds
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "digits",
     "encode",
     "encode_all",
+    "encode_captions",
     "examples",
     "fake",
     "image_folder",

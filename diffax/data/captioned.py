@@ -2,13 +2,12 @@
 
 import json
 import os
-from functools import partial
 from pathlib import Path
 
-from diffax.data.dataset import Dataset, Example
+from diffax.data.dataset import Dataset
 from diffax.data.embeddings import Embedded
 from diffax.data.folder import files_below, images, opened
-from diffax.data.text import MOST_PROMPTS, Tokenizer, by_bytes, encode, plain
+from diffax.data.text import MOST_PROMPTS, Tokenizer, by_bytes, encode, plain, told
 
 
 def image_text_folder(
@@ -36,11 +35,8 @@ def image_text_folder(
     if not texts:
         remedy = f"write lines to {captions}" if captions else "put cat.txt beside cat.png, or give a file of captions"
         raise ValueError(f"path={str(path)!r}: no image with a caption; {remedy}")
-    if isinstance(tokenizer, Embedded):  # too much to hold for all
-        told, tell = texts, partial(_told, tokenizer=tokenizer)
-    else:
-        told, tell = [(file, {"text": encode(tokenizer, text)}) for file, text in texts], dict
-    source, report = images(path, told, size, lost, tell)
+    captioned, report = images(path, texts, size, lost, _caption)
+    source = told(captioned, tokenizer, [text for _, text in texts])
     nulls = {"text": encode(tokenizer, "")}
     prompts = tuple(dict.fromkeys(text for _, text in texts))[:MOST_PROMPTS]
     return Dataset(
@@ -48,8 +44,8 @@ def image_text_folder(
     )
 
 
-def _told(text: str, tokenizer: Embedded) -> Example:
-    return {"text": encode(tokenizer, text)}
+def _caption(text: str) -> dict[str, str]:
+    return {"caption": text}
 
 
 def _beside(root: Path) -> tuple[list[tuple[str, str]], list[str]]:

@@ -48,13 +48,15 @@ class Dataset(NamedTuple):
 class Source:
     """Random access made of functions: `source[i]` is `read(i)` for 0 <= i < length.
 
-    `take(indices) -> dict of stacked arrays`, where there is one, reads a whole batch in one call. Worker processes get
-    a copy, so both must be picklable: a module's function, or a `functools.partial` of one.
+    `take(indices) -> dict of stacked arrays`, where there is one, reads a whole batch in one call. `bare`, where there
+    is one, has the same examples without what takes time to tell, such as texts in embeddings. Worker processes get a
+    copy, so all must be picklable: a module's function, or a `functools.partial` of one.
     """
 
     length: int
     read: Callable[[int], Example]
     take: Callable[[np.ndarray], Example] | None = None
+    bare: "Source | None" = None
 
     def __len__(self) -> int:
         return self.length

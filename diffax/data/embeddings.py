@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+_AT_ONCE = 256  # texts: what a process that is killed loses
+
 
 class Encoder(NamedTuple):
     """A frozen text encoder.
@@ -46,7 +48,9 @@ def cached(encoder: Encoder, folder: str | os.PathLike) -> Embedded:
     """Embeddings of `encoder` from the file `<folder>/<name>.sqlite`; those that it lacks are computed and added.
 
     For text-to-image training with a large encoder: after the first epoch it no longer runs, in this run and in others
-    with the same captions. Processes may share the file; one that is killed loses nothing that was added.
+    with the same captions. Texts are added by the hundred, so that a process that is killed loses little. Processes may
+    share the file, those of several hosts as well where its file system has locks for all of them, as NFS 4; where not,
+    give each host a folder of its own.
 
     Raises:
       ValueError: a folder that cannot be written, a file of another encoder, embeddings of another shape or not finite.
@@ -56,7 +60,7 @@ def cached(encoder: Encoder, folder: str | os.PathLike) -> Embedded:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with _opened(file) as store:
-            store.execute("pragma journal_mode = wal")  # readers do not wait for a writer
+            store.execute("pragma journal_mode = delete")  # not wal: several hosts cannot share its index
             store.execute("create table if not exists texts (text blob primary key, digest blob, embedding blob)")
             store.execute("create index if not exists digests on texts (digest)")
             found = store.execute("select embedding from texts limit 1").fetchone()
@@ -93,13 +97,15 @@ def _embedded(texts: Sequence[str], encoder: Encoder, file: Path, keep: bool = T
     keys = [_key(text) for text in texts]
     with _opened(file) as store:
         rows = {b"": bytes(_size(shape)), **_kept(store, set(keys) - {b""})}
-    if missing := sorted(set(keys) - set(rows)):
-        lines = [(key, hashlib.sha256(value).digest(), value) for key, value in _computed(encoder, missing, shape)]
+    missing = sorted(set(keys) - set(rows))
+    for first in range(0, len(missing), _AT_ONCE):
+        some = missing[first : first + _AT_ONCE]
+        lines = [(key, hashlib.sha256(value).digest(), value) for key, value in _computed(encoder, some, shape)]
         rows |= {key: value for key, _, value in lines}
         if keep:
             with _opened(file) as store:
                 store.executemany("insert or ignore into texts values (?, ?, ?)", lines)
-                rows |= _kept(store, missing)  # where another process was first its bits count, for all alike
+                rows |= _kept(store, some)  # where another process was first its bits count, for all alike
     return np.stack([np.frombuffer(rows[key], np.float16).reshape(shape) for key in keys])
 
 

@@ -55,7 +55,7 @@ def images(
     told: Sequence[tuple[str, Any]],
     size: int,
     lost: Sequence[str] = (),
-    tell: Callable[[Any], Example] = dict,
+    tell: Callable[[Any], dict[str, Any]] = dict,
 ) -> tuple:
     """(the source of the files that can be read, each with what is told of it; the report of those that cannot).
 
@@ -146,7 +146,7 @@ def _fault(file: str) -> str | None:
     return None
 
 
-def _read(index: int, files: list[tuple[str, Any]], size: int, tell: Callable[[Any], Example]) -> Example:
+def _read(index: int, files: list[tuple[str, Any]], size: int, tell: Callable[[Any], dict[str, Any]]) -> Example:
     from PIL import Image
 
     reason = ""

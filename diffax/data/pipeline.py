@@ -11,11 +11,13 @@ import signal
 import sys
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from diffax.data.dataset import Dataset, Example, check_integers, take
 
+_AT_ONCE = 1024  # examples whose other conditions are in memory before they are left out
 _ORDER, _FLIP, _DEQUANTIZE = range(3)  # a stream of random bits each, so that no option changes what another one draws
 
 
@@ -75,10 +77,22 @@ def batches(
     return opened
 
 
-def examples(dataset: Dataset, indices: Sequence[int] | np.ndarray) -> Example:
-    """Examples `indices` as one batch, x0 float32 in [-1, 1], neither flipped nor dequantized: for evaluations."""
-    raw = take(dataset.source, indices)
+def examples(dataset: Dataset, indices: Sequence[int] | np.ndarray, bare: bool = False) -> Example:
+    """Examples `indices` as one batch, x0 float32 in [-1, 1], neither flipped nor dequantized: for evaluations.
+
+    With `bare` it is x0 and label alone: other conditions are not kept, and texts not encoded.
+    """
+    raw = _bare(dataset.source, np.asarray(indices)) if bare else take(dataset.source, indices)
     return {**raw, "x0": _normalize(raw["x0"], dataset.levels)}
+
+
+def _bare(source: Any, indices: np.ndarray) -> Example:
+    source = getattr(source, "bare", None) or source
+    parts = []
+    for first in range(0, len(indices), _AT_ONCE):
+        some = take(source, indices[first : first + _AT_ONCE])
+        parts.append({name: some[name] for name in ("x0", "label") if name in some})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _until_closed(stream: Iterable[Example], workers: int) -> Generator[Example, None, None]:

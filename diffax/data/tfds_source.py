@@ -3,15 +3,14 @@
 import difflib
 import functools
 import re
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from diffax.data.dataset import Dataset, Example, Source, check_integers
+from diffax.data.dataset import Dataset, Source, check_integers
 from diffax.data.embeddings import Embedded
 from diffax.data.folder import square
-from diffax.data.text import MOST_PROMPTS, Tokenizer, by_bytes, encode, plain
+from diffax.data.text import MOST_PROMPTS, Tokenizer, by_bytes, encode, plain, told
 
 _LEVELS = {"uint8": 256, "uint16": 65536, "bool": 2, "float32": 0}
 
@@ -60,11 +59,11 @@ def tfds(
         return Dataset(Source(len(records), read), **facts)
     _check_text(builder.info.features, dataset, text_key)
     tokenizer = tokenizer or by_bytes()
-    tell = functools.partial(_told, text_key=text_key, tokenizer=tokenizer)
     facts |= dict(conditions={"text": encode(tokenizer, "")}, tokenizer=tokenizer)
     few = range(min(MOST_PROMPTS, len(records)))
     facts["prompts"] = tuple(dict.fromkeys(_texts(records[i], text_key)[0] for i in few))
-    return Dataset(Source(len(records) * texts, functools.partial(read, texts=texts, tell=tell)), **facts)
+    captioned = Source(len(records) * texts, functools.partial(read, text_key=text_key, texts=texts))
+    return Dataset(told(captioned, tokenizer), **facts)
 
 
 def _builder(tensorflow_datasets: Any, name: str, data_dir: str | None) -> Any:
@@ -152,11 +151,6 @@ def _check_text(features: Any, name: str, key: str) -> None:
         raise ValueError(f"text_key={key!r}: is {type(found).__name__}, no text; set text_key=None for no captions")
 
 
-def _told(record: Any, number: int, text_key: str, tokenizer: Tokenizer | Embedded) -> Example:
-    captions = _texts(record, text_key)
-    return {"text": encode(tokenizer, captions[number % len(captions)])}
-
-
 def _texts(record: Any, key: str) -> list[str]:
     """The captions of a record, at least one: the empty one says nothing."""
     for part in key.split("/"):
@@ -173,24 +167,25 @@ def _read(
     image_key: str,
     label_key: str | None,
     size: int | None,
+    text_key: str | None = None,
     texts: int = 1,
-    tell: Callable[[Any, int], Example] | None = None,
-) -> Example:
+) -> dict[str, Any]:
     index, number = divmod(index, texts)
     record = records[index]
-    told = tell(record, number) if tell else {}
+    captions = [] if text_key is None else _texts(record, text_key)
+    said = {"caption": captions[number % len(captions)]} if captions else {}
     x0 = np.asarray(record[image_key])
     if size is not None:
         from PIL import Image
 
         x0 = square(Image.fromarray(x0[..., 0] if x0.shape[-1] == 1 else x0), size)
     if label_key is None:
-        return dict(x0=x0, **told)
+        return dict(x0=x0, **said)
     if record[label_key] < 0:
         raise ValueError(
             f"label {record[label_key]}: this split has no labels; set label_key=None or take another split"
         )
-    return dict(x0=x0, label=np.int32(record[label_key]), **told)
+    return dict(x0=x0, label=np.int32(record[label_key]), **said)
 
 
 def _one_line(error: Exception) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from diffax import build, losses, parallel
+from diffax import build, losses, metrics, parallel
 from diffax.chain import count_steps
-from diffax.data.shapes import check_all
+from diffax.data.scenes import check_all
 from diffax.loop import likelihoods, sampling, wanted
 
 _OF_CAPTIONS = ("caption_agreement", "place_diversity")  # metrics whose judge is that of the data set shapes
@@ -41,13 +41,14 @@ def experiment(config: Mapping, training: bool = False) -> build.Experiment:
 
 
 def evaluation(experiment: build.Experiment) -> None:
-    """Checks what else the samples of an evaluation need: enough conditions, and captions that their judge can read.
+    """Checks what else an evaluation needs: enough conditions, a size that is not too costly, captions for their judge.
 
     Raises:
         ValueError: the field, its value, and what is allowed.
     """
     options = experiment.config["eval"]
     wanted.held_out(experiment, options["n"])
+    metrics.check_size(options["metrics"], experiment.dataset.shape)
     judged = [name for name in options["metrics"] if name in _OF_CAPTIONS]
     if not judged:
         return

@@ -23,7 +23,8 @@ def evaluate(experiment: build.Experiment, state: TrainState, folder: Path, draw
 
     config, options = experiment.config, experiment.config["eval"]
     params, cond = sampling.chosen_params(state, config), wanted.evaluated(experiment)
-    reference = data.examples(experiment.dataset, np.arange(min(len(experiment.dataset.source), options["reference"])))
+    first = np.arange(min(len(experiment.dataset.source), options["reference"]))
+    reference = data.examples(experiment.dataset, first, bare=True)
     _check_finite(reference["x0"], ValueError, f"data: of the examples of {config['data']['name']}")
     bits = likelihoods.scores(experiment, params) if options["likelihood"]["examples"] else {}
     for scale in options["scales"] or (config["sample"]["guidance"]["scale"],):

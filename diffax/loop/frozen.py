@@ -44,7 +44,7 @@ def _embedded(texts: Sequence[str], reader: Any, params: Any, tokenizer: data.To
     found = []
     for first in range(0, len(texts), _ROWS):
         some = list(texts[first : first + _ROWS])
-        tokens = data.encode_all(tokenizer, some + [""] * (_ROWS - len(some)))
+        tokens = data.encode_captions(tokenizer, some + [""] * (_ROWS - len(some)))
         found.append(np.asarray(_read(reader, params, tokens))[: len(some)])
     return np.concatenate(found)
 

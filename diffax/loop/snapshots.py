@@ -28,19 +28,24 @@ def average(experiment: build.Experiment, folder: Path, state: TrainState, width
         ValueError: nothing was kept, or all of it is damaged.
     """
     directory, step = Path(folder) / "averages", int(state.step)
-    target = _of(experiment, jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), state.ema_params))
+    widths = {f"width{width}": width for width in experiment.config["ema"]["widths"]}
+    kept = [t for t in manifest.finished(directory) if t <= step]
+    # the averages of the state itself are the last ones
+    snapshots = [(t, width) for t in [*kept, step] for width in widths.values()]
+    read = _read(directory, kept, _of(experiment, state.ema_params))
+    return averages.reconstruct((tree[name] for tree in read for name in widths), snapshots, step, width)
+
+
+def _read(directory, kept, last):
+    """The averages of one step after the other: all of them are too much to hold."""
+    target = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), last)
     manager = checkpoint.manager(directory)
     try:
-        kept = [t for t in manifest.finished(directory) if t <= step]
-        found = [checkpoint.restore(manager, target, step=t)[1] for t in kept]
+        for step in kept:
+            yield checkpoint.restore(manager, target, step=step)[1]
     finally:
         checkpoint.close(manager)
-    # the averages of the state itself are the last ones
-    kept, found = [*kept, step], [*found, _of(experiment, state.ema_params)]
-    widths = {f"width{width}": width for width in experiment.config["ema"]["widths"]}
-    trees = [tree[name] for tree in found for name in widths]
-    snapshots = [(t, width) for t in kept for width in widths.values()]
-    return averages.reconstruct(trees, snapshots, step, width)
+    yield last
 
 
 def _of(experiment, ema_params):

@@ -8,7 +8,7 @@ _NUMBERS = {1: "one", 2: "two", 3: "three"}
 
 
 def caption_agreement(reference: dict, generated: dict, seed: int) -> Scores:
-    """The share of pictures that are wholly right by `diffax.data.shapes.check`, and the shares of single statements.
+    """The share of pictures that are wholly right by `diffax.data.scenes.check`, and the shares of single statements.
 
     `caption_agreement` is of all pictures, `caption_agreement_one`, `_two` and `_three` of those whose caption asks for
     so many objects, `statement_agreement` is of all statements, and `statement_agreement_color`, `_count`, `_relation`,
@@ -20,7 +20,7 @@ def caption_agreement(reference: dict, generated: dict, seed: int) -> Scores:
     Raises:
         ValueError: no captions; one that the grammar does not have.
     """
-    from diffax.data.shapes import check_all, parse
+    from diffax.data.scenes import check_all, parse
 
     if "caption" not in generated:
         raise ValueError(
@@ -44,9 +44,10 @@ def place_diversity(reference: dict, generated: dict, seed: int) -> Scores:
     """How far apart pictures of one caption place their objects, `place_diversity_floor` the same of real pictures.
 
     The root mean square distance of two pictures' centers, in sides of the picture; the center of a picture is the mean
-    of its objects' places, as `diffax.data.shapes.find` sees them. A caption says how objects lie to each other, not
+    of its objects' places, as `diffax.data.scenes.find` sees them. A caption says how objects lie to each other, not
     where in the picture: a network that always answers with the same layout has 0. Pictures with another number of
     objects than was asked for are left out; real pictures are compared with others of as many objects.
+    What these score is called `_floor` as in every metric; here it is the aim, and no least value.
 
     Args:
         reference: x0 of real pictures. generated: as of `caption_agreement`, several pictures of each caption.
@@ -54,7 +55,7 @@ def place_diversity(reference: dict, generated: dict, seed: int) -> Scores:
     Raises:
         ValueError: no captions, or no two pictures of one caption that can be compared.
     """
-    from diffax.data.shapes import parse
+    from diffax.data.scenes import parse
 
     if "caption" not in generated:
         raise ValueError("the metric 'place_diversity' needs captions: a data set such as shapes, a network told text")
@@ -75,7 +76,7 @@ def place_diversity(reference: dict, generated: dict, seed: int) -> Scores:
 
 def _places(pictures):
     """(mean place of the objects of each picture [n, 2] in its sides, their number [n])."""
-    from diffax.data.shapes import find
+    from diffax.data.scenes import find
 
     objects = find(pictures)
     places = [np.mean([(item.x, item.y) for item in some] or [(0.0, 0.0)], axis=0) / 256 for some in objects]

@@ -89,7 +89,7 @@ def _centered(features):
     features = np.asarray(features)
     if features.ndim != 2 or len(features) < 2 or features.shape[1] < 1:
         raise ValueError(f"features have shape {features.shape}: [n, d] with n ≥ 2 is needed")
-    features = features.astype(np.float64)
+    features = features.astype(np.float64, copy=False)
     broken = int((~np.isfinite(features)).any(axis=1).sum())
     if broken:
         raise ValueError(f"{broken} of {len(features)} feature rows are not finite")

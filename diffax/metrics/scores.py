@@ -1,5 +1,7 @@
 """Metrics that a config can name: (reference, generated, seed) -> scores, from batches dict(x0, label)."""
 
+import math
+from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
@@ -8,6 +10,23 @@ from diffax.metrics.classifier import agreement
 from diffax.metrics.frechet import frechet_distance, frechet_floor
 
 Scores = Annotated[dict[str, float], "name -> score; <name>_floor is what real data score"]
+# Values of an example, d: a covariance has 8·d² bytes, here 1.2 GB, and the distance takes some d³ operations, here
+# minutes on a server. For images of twice the side it is 16 and 64 times as much.
+MOST_VALUES = 64 * 64 * 3
+
+
+def check_size(metrics: Sequence[str], shape: Sequence[int]) -> None:
+    """Refuses metrics that examples of a shape are too large for.
+
+    Raises:
+        ValueError: the metric, the size, and the remedy.
+    """
+    d = math.prod(shape)
+    if "pixel_frechet" in metrics and d > MOST_VALUES:
+        raise ValueError(
+            f"eval.metrics: 'pixel_frechet' takes matrices of {8e-9 * d**2:.0f} GB for examples of {d} values, at most"
+            f" {MOST_VALUES} are allowed; leave it out, eval.metrics=() for none at all"
+        )
 
 
 def pixel_frechet(reference: dict, generated: dict, seed: int) -> Scores:

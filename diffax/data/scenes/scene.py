@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from diffax.data.shapes.figures import COLORS, SHAPES, SIDE, SIZES, Object, box
+from diffax.data.scenes.figures import COLORS, SHAPES, SIDE, SIZES, Object, box
 
 SPLITS = ("train", "test", "novel")
 HELD_OUT = ("purple circle", "blue square", "yellow triangle", "red cross")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diffax.data.shapes.figures import BACKGROUND, COLORS, SHAPES, SIDE, SIZES, Object
+from diffax.data.scenes.figures import BACKGROUND, COLORS, SHAPES, SIDE, SIZES, Object
 
 _LINES = 256  # lines that a picture is drawn of, at least: a step of one unit downwards is never lost
 _AT_ONCE = 128  # scenes drawn together: more would take memory and no less time

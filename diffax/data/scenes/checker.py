@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffax.data.shapes.figures import Object
-from diffax.data.shapes.finder import find
-from diffax.data.shapes.grammar import parse
-from diffax.data.shapes.statements import Caption, Statement, truths
+from diffax.data.scenes.figures import Object
+from diffax.data.scenes.finder import find
+from diffax.data.scenes.grammar import parse
+from diffax.data.scenes.statements import Caption, Statement, truths
 
 
 class Report(NamedTuple):

@@ -8,13 +8,13 @@ import numpy as np
 
 from diffax.data.dataset import Dataset, Example, Source, check_integers
 from diffax.data.embeddings import Embedded
-from diffax.data.shapes.describe import describe
-from diffax.data.shapes.draw import draw
-from diffax.data.shapes.figures import COLORS, LEAST_SIDE, SHAPES
-from diffax.data.shapes.grammar import LONGEST, parse, say, vocabulary
-from diffax.data.shapes.scene import HELD_OUT, SPLITS, TEST_SHARE, Draws, Scene, draws, scene
-from diffax.data.shapes.statements import Caption
-from diffax.data.text import Tokenizer, by_words, encode, encode_all
+from diffax.data.scenes.describe import describe
+from diffax.data.scenes.draw import draw
+from diffax.data.scenes.figures import COLORS, LEAST_SIDE, SHAPES
+from diffax.data.scenes.grammar import LONGEST, parse, say, vocabulary
+from diffax.data.scenes.scene import HELD_OUT, SPLITS, TEST_SHARE, Draws, Scene, draws, scene
+from diffax.data.scenes.statements import Caption
+from diffax.data.text import Tokenizer, by_words, encode, encode_captions
 
 PROMPTS = (
     "a large red circle",
@@ -76,10 +76,12 @@ def shapes(
     _check(split, objects, held_out)
     tokenizer = tokenizer or by_words(vocabulary(), LONGEST + 1)
     facts = dict(split=split, objects=objects, held_out=held_out)
+    read, many = (functools.partial(f, size=size, shuffled=shuffled, **facts) for f in (_read, _take))
     source = Source(
         examples,
-        read=functools.partial(_read, size=size, tokenizer=tokenizer, shuffled=shuffled, **facts),
-        take=functools.partial(_take, size=size, tokenizer=tokenizer, shuffled=shuffled, **facts),
+        read=functools.partial(read, tokenizer=tokenizer),
+        take=functools.partial(many, tokenizer=tokenizer),
+        bare=Source(examples, read, many),
     )
     prompts = tuple(prompt for prompt in PROMPTS if parse(prompt).count in objects)
     if split == "novel":
@@ -110,15 +112,19 @@ def _is_of_test(caption: Caption) -> bool:
     return zlib.crc32(say(caption).encode()) % TEST_SHARE == 0
 
 
-def _read(index: int, size: int, tokenizer: Tokenizer | Embedded, **facts) -> Example:
-    return {name: column[0] for name, column in _take(np.array([index]), size, tokenizer, **facts).items()}
+def _read(index: int, **options) -> Example:
+    return {name: column[0] for name, column in _take(np.array([index]), **options).items()}
 
 
-def _take(indices: np.ndarray, size: int, tokenizer: Tokenizer | Embedded, shuffled: bool, **facts) -> Example:
+def _take(
+    indices: np.ndarray, size: int, shuffled: bool, tokenizer: Tokenizer | Embedded | None = None, **facts
+) -> Example:
     scenes, captions = zip(*(captioned(int(index), **facts) for index in indices))
+    if tokenizer is None:
+        return dict(x0=draw(scenes, size))
     if shuffled:
         captions = [captioned(int(index) + 1, **facts)[1] for index in indices]
-    return dict(x0=draw(scenes, size), text=encode_all(tokenizer, captions))
+    return dict(x0=draw(scenes, size), text=encode_captions(tokenizer, captions))
 
 
 def _check(split: str, objects: tuple[int, ...], held_out: tuple[str, ...]) -> None:

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffax.data.shapes.draw import coverage
-from diffax.data.shapes.figures import BACKGROUND, COLORS, LEAST_SIDE, SHAPES, SIDE, SIZES, UNCLEAR, Object
+from diffax.data.scenes.draw import coverage
+from diffax.data.scenes.figures import BACKGROUND, COLORS, LEAST_SIDE, SHAPES, SIDE, SIZES, UNCLEAR, Object
 
 _AT_ONCE = 256  # pictures that are read together
 _SCALES = (0.85, 1.0, 1.15)  # of each size: a generated object may be a little too small or too large

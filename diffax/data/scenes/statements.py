@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from diffax.data.shapes.figures import Object
+from diffax.data.scenes.figures import Object
 
 # relation -> (coordinate, +1 if the first one's is the smaller)
 RELATIONS = {"left": ("x", 1), "right": ("x", -1), "above": ("y", 1), "below": ("y", -1)}

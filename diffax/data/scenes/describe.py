@@ -1,8 +1,8 @@
 """True captions of a scene: which of its objects are counted together, and what of them is said."""
 
-from diffax.data.shapes.figures import Object
-from diffax.data.shapes.scene import Draws, Scene, chance, pick
-from diffax.data.shapes.statements import RELATIONS, Caption, Group
+from diffax.data.scenes.figures import Object
+from diffax.data.scenes.scene import Draws, Scene, chance, pick
+from diffax.data.scenes.statements import RELATIONS, Caption, Group
 
 STATED = 51  # a relation is stated where all centers are a fifth of the picture apart, and on average less so across
 

@@ -8,8 +8,8 @@
 A caption tells all objects of a picture: "a circle" is wrong of a picture with two. What it does not say is left open.
 """
 
-from diffax.data.shapes.scene import Draws, chance, pick
-from diffax.data.shapes.statements import Caption, Group
+from diffax.data.scenes.scene import Draws, chance, pick
+from diffax.data.scenes.statements import Caption, Group
 from diffax.data.text import words
 
 # what is meant -> the words for it, the first one the plainest
