@@ -298,7 +298,7 @@ def test_sweeping_does_not_recompile(drawn, sampler, options):
     cond = {"label": np.arange(8, dtype=np.int32)}
 
     def sample(guidance=GUIDANCE, **swept):
-        results.append(draw(params, 0, cond, 8, 8, guidance, **swept))
+        results.append(draw(params, 0, cond, 8, 8, guidance, **swept)[0])
 
     results = []
     assert "jit(run)" in compiled(sample)
@@ -312,13 +312,15 @@ def test_sweeping_does_not_recompile(drawn, sampler, options):
 def test_sample_i_is_the_same_in_any_batch_on_any_devices(drawn, sampled):
     experiment, params = drawn
     draw, cond = sampling.generator(experiment), {"label": np.full(10, 3, np.int32)}
-    whole = draw(params, 0, cond, 10, 16, {**GUIDANCE, "scale": 2.0})  # over eight devices
+    whole, path = draw(params, 0, cond, 10, 16, {**GUIDANCE, "scale": 2.0})  # over eight devices
+    np.testing.assert_array_equal(path[-1], whole)
     different = np.abs(whole[:, None] - whole[None]).max(-1) > 1e-3
     assert (different == ~np.eye(10, dtype=bool)).all()
     for batch_size in (1, 6):
-        again = draw(params, 0, cond, 10, batch_size, {**GUIDANCE, "scale": 2.0})
+        again, way = draw(params, 0, cond, 10, batch_size, {**GUIDANCE, "scale": 2.0})
+        np.testing.assert_allclose(way, path[:, : max(8, batch_size)], rtol=1e-5, atol=1e-4)
         np.testing.assert_allclose(again, whole, rtol=1e-5, atol=1e-5)
-    one = draw(params, 0, {"label": cond["label"][:1]}, 1, 1, {**GUIDANCE, "scale": 2.0}, first=7)
+    one, _ = draw(params, 0, {"label": cond["label"][:1]}, 1, 1, {**GUIDANCE, "scale": 2.0}, first=7)
     np.testing.assert_allclose(one[0], whole[7], rtol=1e-5, atol=1e-5)
     on_one_device = np.load(sampled / "samples" / "sample_00000006_seed0.npz")["x0"]
     np.testing.assert_allclose(on_one_device, whole, rtol=1e-5, atol=1e-5)
@@ -332,8 +334,10 @@ def test_all_devices_share_a_batch_that_they_do_not_divide(drawn):
         jax.debug.inspect_array_sharding(x, callback=lambda sharding: found.append(sharding.shard_shape(x.shape)))
         return x
 
-    x = sampling.generator(experiment._replace(sampler=noise, sampler_options={}))(params, 0, {}, 10, 10, GUIDANCE)
-    assert found == [(2, 2)] and len(x) == 10
+    x, path = sampling.generator(experiment._replace(sampler=noise, sampler_options={}))(
+        params, 0, {}, 10, 10, GUIDANCE
+    )
+    assert found == [(2, 2)] and len(x) == 10 and path is None
 
 
 def test_no_more_is_drawn_than_was_asked_for(run, tmp_path):
@@ -342,7 +346,7 @@ def test_no_more_is_drawn_than_was_asked_for(run, tmp_path):
 
     def draw(params, seed, cond, n, batch_size, guidance, tick=None):
         asked.append((n, batch_size))
-        return np.zeros((n, 2), np.float32)
+        return np.zeros((n, 2), np.float32), None
 
     for n, expected in ((10, 10), (20, 16)):
         experiment.config["sample"].update(n=n, batch_size=16)

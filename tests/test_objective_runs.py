@@ -35,7 +35,7 @@ def samples(experiment, state, **sample):
     params = sampling.chosen_params(state, config)
     cond = wanted.conditions(experiment, 4)
     guidance = config["sample"]["guidance"]
-    return sampling.generator(experiment)(params, 0, cond, 4, 4, guidance)
+    return sampling.generator(experiment)(params, 0, cond, 4, 4, guidance)[0]
 
 
 @pytest.mark.slow

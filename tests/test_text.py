@@ -324,7 +324,7 @@ def test_neither_prompts_nor_negative_prompts_compile_anew(drawer):
     def drawn(prompt, negative=""):
         options.update(prompts=(prompt,), negative_prompt=negative)
         cond = wanted.conditions(experiment, 2)
-        return draw(stirred(state.params), 0, cond, 2, 2, {**options["guidance"], "scale": 3.0})
+        return draw(stirred(state.params), 0, cond, 2, 2, {**options["guidance"], "scale": 3.0})[0]
 
     first, again = [], []
     compiled(lambda: first.append(drawn("a red circle")))

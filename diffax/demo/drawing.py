@@ -57,13 +57,13 @@ def studio(folder: str | os.PathLike, most: int | None = None, counts: Sequence[
     if shape != (2,) and not report.shows(shape):
         raise ValueError(f"workdir: {folder} is a run of data of shape {shape}; the demo shows images and 2-D points")
     params, most = sampling.chosen_params(state, experiment.config), most or (512 if shape == (2,) else 8)
-    grids, generate = _grids(experiment, params, counts), sampling.generator(experiment)
+    grids, generate = _grids(experiment, params, counts), sampling.generator(experiment, 0)
 
     def draw(asked):
         told = _told(experiment, asked)
         n, guidance = asked["n"], told.config["sample"]["guidance"]
         cond, levels, against = wanted.conditions(told, n), grids[asked["steps"]], wanted.negative(told)
-        x = generate(params, asked["seed"], cond, n, most, guidance, sigmas=levels, against=against)
+        x, _ = generate(params, asked["seed"], cond, n, most, guidance, sigmas=levels, against=against)
         return report.png_bytes(_picture(told, x, cond), pictures.facts(told, cond, step))
 
     name = Path(folder).resolve().name

@@ -31,7 +31,7 @@ def evaluate(experiment: build.Experiment, state: TrainState, folder: Path, draw
         guidance = {**config["sample"]["guidance"], "scale": scale}
         with report.progress(options["n"], noun="image") as bar:
             n, size = options["n"], min(options["n"], options["batch_size"])
-            images = draw(params, options["seed"], cond, n, size, guidance, tick=bar.update)
+            images, _ = draw(params, options["seed"], cond, n, size, guidance, tick=bar.update)
         _check_finite(images, FloatingPointError, f"step {int(state.step)}: of the samples")
         generated, scores = wanted.described(experiment, images, cond), {}
         for name in options["metrics"]:

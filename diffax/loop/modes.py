@@ -49,8 +49,8 @@ def _draw(experiment, state, folder, out, animation):
     params = sampling.chosen_params(state, experiment.config)
     size = min(options["n"], options["batch_size"])
     with report.progress(options["n"], noun="image") as bar:
-        draw = sampling.generator(experiment)
-        x = draw(params, options["seed"], cond, options["n"], size, options["guidance"], tick=bar.update)
+        draw = sampling.generator(experiment, True if animation else None)
+        x, path = draw(params, options["seed"], cond, options["n"], size, options["guidance"], tick=bar.update)
     arrays = report.npz_bytes(wanted.described(experiment, x, cond))
     if out:
         written = Path(out).with_suffix(".npz")
@@ -64,7 +64,6 @@ def _draw(experiment, state, folder, out, animation):
         report.save_png(written, picture, pictures.facts(experiment, cond, step))
     print(f"{options['n']} sample{'s' * (options['n'] > 1)} of step {step} in {written}", flush=True)
     if animation:
-        path = pictures.path(experiment, params, {name: value[:size] for name, value in cond.items()}, size)
         report.save_animation(animation, path, pictures.columns(cond))
         print(f"the way of {size} samples from noise in {animation}", flush=True)
     return written

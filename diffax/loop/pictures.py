@@ -1,12 +1,10 @@
 """Pictures of a run: sample grids with fixed noise and labels, the denoising strip, the report."""
 
-import inspect
 import math
 import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -15,51 +13,36 @@ from diffax import build, report
 from diffax.loop import sampling, wanted
 from diffax.train import TrainState
 
-_STRIP = 8  # samples in a strip of images
 _LONGEST = 16  # turn of classes and prompts that is a row
 
 
-def write(experiment: build.Experiment, state: TrainState, folder: Path, draw: sampling.Generate) -> None:
-    """Draws `sample.n` samples of a state and writes their picture; noise and labels are the same at every step."""
+def write(experiment: build.Experiment, state: TrainState, folder: Path, draw: sampling.Generate) -> np.ndarray | None:
+    """Draws `sample.n` samples of a state and writes their picture; noise and labels are the same at every step.
+
+    Returns:
+        The way of the first of them from noise to data, for `write_strip`.
+    """
     options, step = experiment.config["sample"], int(state.step)
     cond = wanted.conditions(experiment, options["n"])
     params = sampling.chosen_params(state, experiment.config)
     size = min(options["n"], options["batch_size"])
-    x = draw(params, options["seed"], cond, options["n"], size, options["guidance"])
+    x, path = draw(params, options["seed"], cond, options["n"], size, options["guidance"])
     picture = draw_picture(experiment, x, cond)
     if picture is not None:
         report.save_png(report.sample_path(folder, step), picture, facts(experiment, cond, step))
+    return path
 
 
-def write_strip(experiment: build.Experiment, state: TrainState, folder: Path) -> None:
-    """Writes the paths of a few samples from noise to data."""
-    options, step, shape = experiment.config["sample"], int(state.step), experiment.dataset.shape
-    if "trajectory" not in inspect.signature(experiment.sampler).parameters:
-        return  # a user's own sampler need not have it
-    n = min(options["n"], _STRIP) if len(shape) == 3 else options["n"]
-    cond = wanted.conditions(experiment, n)
-    steps = path(experiment, sampling.chosen_params(state, experiment.config), cond, n)
-    if report.shows(shape):
-        picture = report.strip(steps)
-    elif shape == (2,):
-        picture = report.scatter_strip(steps, cond.get("label"))
-    else:
+def write_strip(experiment: build.Experiment, step: int, folder: Path, path: np.ndarray | None) -> None:
+    """Writes the way of a few samples from noise to data, [steps + 1, n, *data]; of None, nothing."""
+    if path is None:
         return
+    options, n = experiment.config["sample"], path.shape[1]
+    if report.shows(path.shape[2:]):
+        picture = report.strip(path)
+    else:
+        picture = report.scatter_strip(path, wanted.conditions(experiment, n).get("label"))
     report.save_png(report.strip_path(folder, step), picture, {"caption": _caption(options)})
-
-
-def path(experiment: build.Experiment, params: Any, cond: Mapping, n: int) -> np.ndarray:
-    """The way of n samples from noise to data, [steps + 1, n, *data].
-
-    Raises:
-        ValueError: a sampler that does not tell its way.
-    """
-    options = experiment.config["sample"]
-    if "trajectory" not in inspect.signature(experiment.sampler).parameters:
-        name = options["sampler"]["name"]
-        raise ValueError(f"sample.sampler: {name} does not tell its way from noise; take one with `trajectory`")
-    draw = sampling.generator(experiment, trajectory=True)
-    return draw(params, options["seed"], cond, n, n, options["guidance"])
 
 
 def facts(experiment: build.Experiment, cond: Mapping, step: int) -> dict[str, str]:

@@ -11,14 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from diffax import build, parallel, samplers
+from diffax import build, parallel, report, samplers
 from diffax.build import Experiment
 from diffax.conditions import repeat
 from diffax.guidance import batched_cfg, static_threshold
 from diffax.loop import wanted
 from diffax.prediction import denoiser, learned_variance
 
-Generate = Callable[..., Any]  # (params, seed, cond, n, ...) -> x0 [n, *data]
+Generate = Callable[..., tuple]  # (params, seed, cond, n, ...) -> x0 [n, *data], path [steps + 1, k, *data] or None
+_STRIP = 8  # images whose way from noise is shown
 
 
 def network_apply(module: Any) -> Callable:
@@ -35,8 +36,8 @@ def network_apply(module: Any) -> Callable:
     return apply
 
 
-def generator(experiment: Experiment, trajectory: bool = False) -> Generate:
-    """A function generate(params, seed, cond, n, batch_size, guidance, ...) -> numpy [n, *data].
+def generator(experiment: Experiment, trajectory: bool | int | None = None) -> Generate:
+    """A function generate(params, seed, cond, n, batch_size, guidance, ...) -> (x0 [n, *data], path), of NumPy.
 
     `cond` has the conditions of the n samples, [n, ...] each; {} for a network without. The further arguments: `first`,
     the number of the first sample; `sigmas` and `options` (a dict) in place of the experiment's grid and sampler
@@ -48,15 +49,16 @@ def generator(experiment: Experiment, trajectory: bool = False) -> Generate:
     filled up and cut, so all are one executable.
 
     Args:
-        trajectory: return the whole path [steps + 1, n, *data]; for a single batch.
+        trajectory: of how many samples of the first batch to return the path [steps + 1, k, *data], True for all of
+            them; 0 is none. By default of as many as pictures show: of 8 images, of all points in the plane, of none if
+            the sampler does not tell. So pictures, their strip and an evaluation are one executable, not three.
     """
+    if trajectory is None:
+        trajectory = _shown(experiment)
     network = network_apply(experiment.network)
     fixed = {k: v for k, v in experiment.sampler_options.items() if not isinstance(v, float)}
     swept = {k: v for k, v in experiment.sampler_options.items() if isinstance(v, float)}
-    sampler = (
-        partial(experiment.sampler, **fixed, trajectory=True) if trajectory else partial(experiment.sampler, **fixed)
-    )
-
+    sampler = partial(experiment.sampler, **fixed, **({"trajectory": trajectory} if trajectory else {}))
     use_variance = takes_learned_variance(experiment)
 
     @jax.jit
@@ -67,7 +69,7 @@ def generator(experiment: Experiment, trajectory: bool = False) -> Generate:
         denoise, variance = estimates(experiment, network, params, cond, guidance, against)
         learned = {"variance": variance} if use_variance else {}
         result = sampler(denoise, x, sigmas, keys[:, 1], **{**options, **learned})
-        return result[1].x if trajectory else result
+        return (result[0], result[1].x) if trajectory else (result, None)
 
     def generate(
         params, seed, cond, n, batch_size, guidance, first=0, sigmas=None, options=None, against=None, tick=None
@@ -76,20 +78,28 @@ def generator(experiment: Experiment, trajectory: bool = False) -> Generate:
         against = wanted.negative(experiment) if against is None else against
         values = {**swept, **(options or {})}
         batch_size += -batch_size % jax.local_device_count()  # or one device would compute it all
-        batches = []
+        batches, path = [], None
         for start in range(0, n, batch_size):
             indices = np.arange(first + start, first + start + batch_size)
             filled = np.arange(start, start + batch_size)
             filled = np.where(filled < n, filled, start)  # the last batch is filled up, and cut below
             chosen = {name: jnp.asarray(value[filled]) for name, value in cond.items()}
             batch = jnp.asarray(indices, jnp.int32), chosen, repeat(against if cond else {}, batch_size)
-            x = np.asarray(run(params, seed, *_place(batch), sigmas, guidance, values))
-            batches.append(x[:, : n - start] if trajectory else x[: n - start])
+            x0, way = run(params, seed, *_place(batch), sigmas, guidance, values)
+            batches.append(np.asarray(x0)[: n - start])
+            if trajectory and start == 0:
+                path = np.asarray(way)[:, : n if trajectory is True else min(n, trajectory)]
             if tick is not None:
                 tick(min(start + batch_size, n), min(batch_size, n - start))
-        return np.concatenate(batches, axis=1 if trajectory else 0)
+        return np.concatenate(batches), path
 
     return generate
+
+
+def _shown(experiment):
+    if "trajectory" not in inspect.signature(experiment.sampler).parameters:
+        return False  # a user's own sampler need not have it
+    return _STRIP if report.shows(experiment.dataset.shape) else experiment.dataset.shape == (2,)
 
 
 def estimates(experiment: Experiment, network: Callable, params, cond, guidance=None, against=None):

@@ -159,8 +159,8 @@ def _finish(experiment, state, folder, draw):
     """After the last step: pictures, the evaluation if the config asks for it and there is none yet, the report."""
     step = int(state.step)
     if not report.strip_path(folder, step).exists():
-        pictures.write(experiment, state, folder, draw)
-        pictures.write_strip(experiment, state, folder)
+        path = pictures.write(experiment, state, folder, draw)
+        pictures.write_strip(experiment, step, folder, path)
     try:
         if experiment.config["eval"]["after_training"] and not evaluation.done(experiment, folder, step):
             evaluation.evaluate(experiment, state, folder, draw)
