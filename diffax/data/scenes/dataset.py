@@ -12,7 +12,7 @@ from diffax.data.scenes.describe import describe
 from diffax.data.scenes.draw import draw
 from diffax.data.scenes.figures import COLORS, LEAST_SIDE, SHAPES
 from diffax.data.scenes.grammar import LONGEST, parse, say, vocabulary
-from diffax.data.scenes.scene import HELD_OUT, SPLITS, TEST_SHARE, Draws, Scene, draws, scene
+from diffax.data.scenes.scene import HELD_OUT, SPLITS, UNSEEN_SHARE, Draws, Scene, draws, scene
 from diffax.data.scenes.statements import Caption
 from diffax.data.text import Tokenizer, by_words, encode, encode_captions
 
@@ -56,9 +56,9 @@ def shapes(
 
     Args:
       size: pixels along a side, from 16 up.
-      split: "train"; "test", scenes and captions of which none is in train, in these or in other words; "novel",
-        scenes of which each has a color on a shape that neither train nor test has, though they have each of the two;
-        its caption names both.
+      split: "train"; "test", other scenes, with captions as they come, most of which are in train too; "unseen", other
+        scenes with captions that are not in train, in these or in other words; "novel", scenes of which each has a
+        color on a shape that the other splits do not have, though they have each of the two; its caption names both.
       objects: how many there are in a scene: one of these, equally often, each of 1, 2 or 3; (1, 2, 2) has two twice as
         often as one.
       examples: the length of the data set; a longer one continues it.
@@ -94,7 +94,7 @@ def captioned(index: int, split: str, objects: Sequence[int], held_out: Sequence
     """The scene of example `index` and its caption in words; `shapes` says what the arguments are."""
     bits = draws(split, index)
     drawn, caption = _scene_and_caption(bits, split, objects, held_out)
-    while split != "novel" and _is_of_test(caption) != (split == "test"):
+    while split in ("train", "unseen") and _is_unseen(caption) != (split == "unseen"):
         drawn, caption = _scene_and_caption(bits, split, objects, held_out)
     return drawn, say(caption, bits)
 
@@ -107,9 +107,9 @@ def _scene_and_caption(bits: Draws, split: str, objects: Sequence[int], held_out
     return drawn, caption
 
 
-def _is_of_test(caption: Caption) -> bool:
+def _is_unseen(caption: Caption) -> bool:
     """By its plainest words, so that all ways to say the same are on one side."""
-    return zlib.crc32(say(caption).encode()) % TEST_SHARE == 0
+    return zlib.crc32(say(caption).encode()) % UNSEEN_SHARE == 0
 
 
 def _read(index: int, **options) -> Example:

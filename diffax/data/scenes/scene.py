@@ -7,11 +7,12 @@ import numpy as np
 
 from diffax.data.scenes.figures import COLORS, SHAPES, SIDE, SIZES, Object, box
 
-SPLITS = ("train", "test", "novel")
+SPLITS = ("train", "test", "novel", "unseen")
 HELD_OUT = ("purple circle", "blue square", "yellow triangle", "red cross")
 GAP, MARGIN = 24, 6  # between the boxes of objects, and to the picture's edge: 1.5 and 0.4 pixels of 16
 _SEED = 2017
-TEST_SHARE = 8  # of the scenes, by the sum of their coordinates, and of the captions one in eight is of the test split
+TEST_SHARE = 8  # a scene is no training scene if the sum of its coordinates is divisible by this
+UNSEEN_SHARE = 8  # one in so many captions is left for the split unseen
 
 Scene = tuple[Object, ...]
 Draws = Iterator[int]
@@ -39,9 +40,9 @@ def chance(percent: int, bits: Draws) -> bool:
 def scene(bits: Draws, split: str, objects: Sequence[int] = (1, 2, 3), held_out: Sequence[str] = HELD_OUT) -> Scene:
     """A scene of as many objects as one of `objects` says; of three, at most one is large: more do not fit.
 
-    Train and test have none of the pairs "color shape" in `held_out`, novel has at least one in every scene. A third of
-    the objects that follow the first are its twins but for their place: captions count them. No scene is both in train
-    and in test: the sum of its coordinates is divisible by eight in test alone.
+    Novel has at least one of the pairs "color shape" in `held_out` in every scene, the other splits have none. A third
+    of the objects that follow the first are its twins but for their place: captions count them. No scene is both in
+    train and in test or unseen: the sum of its coordinates is divisible by eight in these alone.
     """
     pairs = [f"{color} {shape}" for color in COLORS for shape in SHAPES]
     usual = pairs if split == "novel" else [pair for pair in pairs if pair not in held_out]
@@ -54,7 +55,7 @@ def scene(bits: Draws, split: str, objects: Sequence[int] = (1, 2, 3), held_out:
     while True:
         placed = tuple(_placed(pair, size, bits) for pair, size in kinds)
         fits = all(_apart(a, b) for i, a in enumerate(placed) for b in placed[:i])
-        if fits and (split == "novel" or (_sum(placed) % TEST_SHARE == 0) == (split == "test")):
+        if fits and (split == "novel" or (_sum(placed) % TEST_SHARE == 0) == (split != "train")):
             return placed
 
 
