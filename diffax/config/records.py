@@ -104,7 +104,7 @@ class Likelihood(NamedTuple):
 
 class Evaluation(NamedTuple):
     """What is measured of `n` samples, and whether training ends with it. They are of the conditions of the data set's
-    split `conditions`, in its order, such as captions that training has not seen, so many samples of `each`; "": of
+    split `conditions`, in its order, such as new captions, so many samples of `each`; "": of
     those of `sample`. Metrics compare them with the first `reference` examples of the data. With `scales` there is an
     evaluation for each of these scales of guidance."""
 
