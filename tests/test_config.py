@@ -111,6 +111,13 @@ def test_an_override_reads_its_text_as_the_type_of_the_option():
     assert full["network"]["dtype"] == "bfloat16" and full["seed"] == 5
 
 
+def test_a_new_name_of_guidance_keeps_the_scale():
+    given = dict(TOY, sample=dict(guidance=dict(scale=3.0, sigma_lo=0.1)))
+    named = [("sample.guidance.name", "apg"), ("sample.guidance.eta", "0.5")]
+    found = configs.complete(configs.override(configs.complete(given), named))["sample"]["guidance"]
+    assert found == dict(name="apg", scale=3.0, eta=0.5, norm_threshold=math.inf)
+
+
 @pytest.mark.parametrize(
     ("text", "prompts"),
     [
@@ -158,7 +165,19 @@ def test_a_new_name_starts_from_the_defaults_of_its_function():
     [
         ("train.stps", "3", "train.stps: unknown option (did you mean 'steps'?); one of accumulate, batch_size"),
         ("trian.steps", "3", "trian: unknown section (did you mean 'train'?); one of data, ema,"),
-        ("sample.guidance.scala", "3", "sample.guidance.scala: unknown option (did you mean 'scale'?); one of scale,"),
+        ("sample.guidance.scala", "3", "sample.guidance.scala: unknown option (did you mean 'scale'?); one of name, r"),
+        ("sample.guidance.eta", "1", "sample.guidance.eta: unknown option; one of name, rescale, scale, sigma_hi, sig"),
+        (
+            "sample.guidance.rescale",
+            "1.5",
+            "sample.guidance.rescale: 1.5 is not allowed, expected a number from 0 to 1",
+        ),
+        (
+            "sample.guidance.name",
+            "agp",
+            "sample.guidance.name: 'agp' is unknown (did you mean 'apg'?); one of apg, cfg",
+        ),
+        ("sample.guidance.name", "composed", "sample.guidance.name: 'composed' is unknown"),
         ("process.beta", "3", "process.beta: unknown option; one of name"),
         ("train.steps", "abc", "train.steps: 'abc' is of type str, expected int"),
         ("train.steps", "3.5", "train.steps: '3.5' is of type str, expected int"),
@@ -229,6 +248,15 @@ def test_what_cannot_be_meant_is_refused(place, text, message):
             "process.process.beta_mix: unknown option (did you mean 'beta_min'?)",
         ),
         (dict(sample=dict(guidance=dict(sigma_lo=5.0, sigma_hi=1.0))), "sample.guidance.sigma_lo: 5.0 is not allowed"),
+        (
+            dict(sample=dict(guidance=dict(name="apg", sigma_lo=0.1))),
+            "sample.guidance.sigma_lo: unknown option; one of eta, name, norm_threshold, scale",
+        ),
+        (
+            dict(sample=dict(guidance=dict(name="apg", norm_threshold=0))),
+            "sample.guidance.norm_threshold: 0.0 is not allowed, expected more than 0",
+        ),
+        (dict(sample=dict(guidance=dict(name="cfg_pp", scale=-1))), "sample.guidance.scale: -1.0 is not allowed, exp"),
         (dict(sample=dict(n=1, prompts=("a", "b"))), "sample.n: 1 is not allowed, fewer than the 2 prompts; give at"),
         (
             dict(sample=dict(grid=dict(name="karras", rho=0))),

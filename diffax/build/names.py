@@ -129,6 +129,11 @@ def _is_objective(value):
     )
 
 
+def _is_guidance(value):
+    # (cond, uncond, scale, ...) -> Denoiser, of two denoisers that the launcher has
+    return inspect.isfunction(value) and list(inspect.signature(value).parameters)[:3] == ["cond", "uncond", "scale"]
+
+
 def _is_network(value):
     # (x_in, c_noise, cond) -> y: a classifier, which is told nothing, is none
     return (
@@ -192,6 +197,7 @@ _KINDS = {
         (*"denoise x sigmas keys trajectory".split(),),
     ),
     "grid": ("diffax.samplers", _returns("diffax.samplers", "Sigmas"), ("process",)),
+    "guidance": ("diffax.guidance", _is_guidance, ("cond", "uncond", "scale", "sigmas")),
     "metric": ("diffax.metrics", _returns("diffax.metrics", "Scores"), ()),
 }
 

@@ -29,6 +29,7 @@ class Experiment(NamedTuple):
     sigmas: Any
     nulls: dict
     objective: Callable
+    guidance: Callable
 
 
 def experiment(config: Mapping) -> Experiment:
@@ -65,6 +66,7 @@ def experiment(config: Mapping) -> Experiment:
         sigmas=sigmas,
         nulls=nulls,
         objective=objective,
+        guidance=find("guidance", config["sample"]["guidance"]["name"], "sample.guidance"),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from diffax import build
 from diffax.averages import WIDEST
 
-_INFINITE = ("sigma_hi", "s_max", "clip")
+_INFINITE = ("sigma_hi", "s_max", "clip", "norm_threshold")
 _SIGNED = ("mean", "bias", "labels", "gamma_min", "gamma_max")
 _AT_LEAST_1 = (
     *"n reference each steps order probes batch_size accumulate log_every keep max_nonfinite tokens max_steps".split(),
@@ -15,9 +15,9 @@ _AT_LEAST_1 = (
 )
 _POSITIVE = (
     *"learning_rate clip lo hi rho sigma_data tolerance sigma_min sigma_max beta_max std gamma shift".split(),
-    *"rtol atol prior_std".split(),
+    *"rtol atol prior_std norm_threshold".split(),
 )
-_SHARE = ("drop", "drop_each", "dropout", "eta", "variance", "decays")  # in [0, 1]
+_SHARE = ("drop", "drop_each", "dropout", "eta", "variance", "decays", "rescale")  # in [0, 1]
 
 
 def check_range(where: str, value: Any, users_own: bool = False) -> None:
@@ -53,7 +53,8 @@ def check_together(full: Mapping) -> None:
         else:
             _check_choice("eval.metrics", name, build.choices("metric"))
     guidance, grid = full["sample"]["guidance"], full["sample"]["grid"]
-    _check_less("sample.guidance.sigma_lo", guidance["sigma_lo"], "sample.guidance.sigma_hi", guidance["sigma_hi"])
+    if {"sigma_lo", "sigma_hi"} <= guidance.keys() and ":" not in guidance["name"]:
+        _check_less("sample.guidance.sigma_lo", guidance["sigma_lo"], "sample.guidance.sigma_hi", guidance["sigma_hi"])
     one_level = grid.get("n") == 1 and grid.get("lo") == grid.get("hi")
     if {"lo", "hi"} <= grid.keys() and ":" not in grid["name"] and not one_level:
         _check_less("sample.grid.lo", grid["lo"], "sample.grid.hi", grid["hi"])

@@ -83,11 +83,9 @@ class Sample(NamedTuple):
 
 
 class Guidance(NamedTuple):
-    """Classifier-free guidance and its interval of noise levels."""
+    """The scale, of whatever function guides; its options are that function's."""
 
     scale: float = 1.0
-    sigma_lo: float = 0.0
-    sigma_hi: float = math.inf
 
 
 class Likelihood(NamedTuple):
@@ -143,6 +141,7 @@ SPECS = {
     "optimizer": "optimizer",
     "sample.sampler": "sampler",
     "sample.grid": "grid",
+    "sample.guidance": "guidance",
 }
 NAMES = {
     "loss.objective": "denoising_loss",
@@ -151,6 +150,7 @@ NAMES = {
     "optimizer": "adam",
     "sample.sampler": "ddim",
     "sample.grid": "uniform_time",
+    "sample.guidance": "cfg",
 }
 TEXTS = ("sample.prompts",)  # entries are texts, with commas: a command line's is one, unless it is a literal tuple
 GRID_LEVELS = 50  # of a grid that is told no `n`

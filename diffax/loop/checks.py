@@ -37,6 +37,7 @@ def experiment(config: Mapping, training: bool = False) -> build.Experiment:
     _check_times(built)
     _check_objective(built)
     _check_sampler(built)
+    _check_guidance(built)
     return built
 
 
@@ -114,6 +115,16 @@ def _check_sampler(experiment):
         inspect.signature(sampler).bind(None, None, None, None, **experiment.sampler_options)
     except TypeError as error:
         raise ValueError(f"sample.sampler.name: {name!r} does not take (denoise, x, sigmas, keys): {error}") from None
+
+
+def _check_guidance(experiment):
+    options = dict(experiment.config["sample"]["guidance"])
+    name, takes = options.pop("name"), inspect.signature(experiment.guidance)
+    given = {"sigmas": None} if "sigmas" in takes.parameters else {}
+    try:
+        takes.bind(None, None, **given, **options)
+    except TypeError as error:
+        raise ValueError(f"sample.guidance.name: {name!r} does not take (cond, uncond, scale): {error}") from None
 
 
 def _check_objective(experiment):

@@ -14,6 +14,7 @@ import numpy as np
 from diffax import build, parallel, report
 from diffax import config as configs
 from diffax.conditions import repeat
+from diffax.guidance import apg, cfg
 from diffax.loop import checks, evaluation, pictures, sampling, snapshots, training, wanted, workdir
 
 
@@ -38,8 +39,7 @@ def sample(config: Mapping, folder: str | os.PathLike, out: str | None = None, a
         workdir.writable(folder)
     if animation:
         _check_animation(experiment)
-    options = experiment.config["sample"]
-    _check_negative(options["negative_prompt"], [options["guidance"]["scale"]])
+    _check_negative(experiment)
     return parallel.on_first_host(partial(_draw, experiment, state, folder, out, animation))
 
 
@@ -88,8 +88,10 @@ def _check_animation(experiment):
         raise ValueError(f"--animation: {name} does not tell its way from noise; take a sampler with `trajectory`")
 
 
-def _check_negative(prompt, scales):
-    if prompt and all(scale == 1 for scale in scales):
+def _check_negative(experiment, scales=()):
+    options = experiment.config["sample"]
+    prompt, scales = options["negative_prompt"], scales or [options["guidance"]["scale"]]
+    if prompt and experiment.guidance in (cfg, apg) and all(scale == 1 for scale in scales):
         told = f"sample.negative_prompt: {prompt[:60]!r} changes nothing with guidance of scale 1"
         raise ValueError(f"{told}; give a larger one, such as --guidance=4, or leave it out")
 
@@ -99,8 +101,7 @@ def evaluate(config: Mapping, folder: str | os.PathLike) -> dict:
     experiment, state = restored(config, folder)
     workdir.writable(folder)
     checks.evaluation(experiment)
-    sample = experiment.config["sample"]
-    _check_negative(sample["negative_prompt"], experiment.config["eval"]["scales"] or [sample["guidance"]["scale"]])
+    _check_negative(experiment, experiment.config["eval"]["scales"])
     return parallel.on_first_host(partial(_score, experiment, state, Path(folder)))
 
 

@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from diffax import build, parallel, report, samplers
 from diffax.build import Experiment
 from diffax.conditions import repeat
-from diffax.guidance import batched_cfg, static_threshold
+from diffax.guidance import batched_cfg, cfg, static_threshold
 from diffax.loop import wanted
 from diffax.prediction import denoiser, learned_variance
 
@@ -39,7 +39,8 @@ def network_apply(module: Any) -> Callable:
 def generator(experiment: Experiment, trajectory: bool | int | None = None) -> Generate:
     """A function generate(params, seed, cond, n, batch_size, guidance, ...) -> (x0 [n, *data], path), of NumPy.
 
-    `cond` has the conditions of the n samples, [n, ...] each; {} for a network without. The further arguments: `first`,
+    `cond` has the conditions of the n samples, [n, ...] each; {} for a network without. `guidance` is as the section of
+    the experiment's config, or has other floats, such as another scale. The further arguments: `first`,
     the number of the first sample; `sigmas` and `options` (a dict) in place of the experiment's grid and sampler
     options; `against`, what guidance leads away from, of one example, in place of `sample.negative_prompt`;
     `tick(done, more)`, called after every batch.
@@ -59,6 +60,7 @@ def generator(experiment: Experiment, trajectory: bool | int | None = None) -> G
     fixed = {k: v for k, v in experiment.sampler_options.items() if not isinstance(v, float)}
     swept = {k: v for k, v in experiment.sampler_options.items() if isinstance(v, float)}
     sampler = partial(experiment.sampler, **fixed, **({"trajectory": trajectory} if trajectory else {}))
+    told = {k: v for k, v in experiment.config["sample"]["guidance"].items() if not isinstance(v, float)}
     use_variance = takes_learned_variance(experiment)
 
     @jax.jit
@@ -66,7 +68,7 @@ def generator(experiment: Experiment, trajectory: bool | int | None = None) -> G
         key = jax.random.key(seed)
         keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(indices)
         x = samplers.init_noise(keys[:, 0], experiment.dataset.shape, sigmas[0])
-        denoise, variance = estimates(experiment, network, params, cond, guidance, against)
+        denoise, variance = estimates(experiment, network, params, cond, {**told, **guidance}, against, sigmas)
         learned = {"variance": variance} if use_variance else {}
         result = sampler(denoise, x, sigmas, keys[:, 1], **{**options, **learned})
         return (result[0], result[1].x) if trajectory else (result, None)
@@ -77,6 +79,7 @@ def generator(experiment: Experiment, trajectory: bool | int | None = None) -> G
         sigmas = grid(experiment, params) if sigmas is None else sigmas
         against = wanted.negative(experiment) if against is None else against
         values = {**swept, **(options or {})}
+        guidance = {k: v for k, v in guidance.items() if k not in told}
         batch_size += -batch_size % jax.local_device_count()  # or one device would compute it all
         batches, path = [], None
         for start in range(0, n, batch_size):
@@ -102,11 +105,11 @@ def _shown(experiment):
     return _STRIP if report.shows(experiment.dataset.shape) else experiment.dataset.shape == (2,)
 
 
-def estimates(experiment: Experiment, network: Callable, params, cond, guidance=None, against=None):
+def estimates(experiment: Experiment, network: Callable, params, cond, guidance=None, against=None, sigmas=None):
     """(denoise, variance or None) of a network: `denoise` as samples are drawn by it, or bare if `guidance` is None.
 
-    As samples are drawn: guided from `against` to `cond`, where the network is told something, and kept within
-    `sample.clip`.
+    As samples are drawn: guided from `against` to `cond`, where the network is told something, on the grid `sigmas`,
+    and kept within `sample.clip`.
     `variance` is that of the steps, of a network that has learned it, for what was asked for.
     """
     params, process = build.parts(experiment, params)
@@ -121,9 +124,17 @@ def estimates(experiment: Experiment, network: Callable, params, cond, guidance=
     if guidance is None:
         return denoise, variance
     if cond:
-        denoise = batched_cfg(lambda x, sigma, cond: both(cond)[0](x, sigma), cond, against, **guidance)
+        options = {k: v for k, v in guidance.items() if k != "name"}
+        guide = batched_cfg if experiment.guidance is cfg else partial(_called_twice, experiment.guidance, sigmas)
+        denoise = guide(lambda x, sigma, cond: both(cond)[0](x, sigma), cond, against, **options)
     clip = experiment.config["sample"]["clip"]
     return (static_threshold(denoise, -clip, clip) if math.isfinite(clip) else denoise), variance
+
+
+def _called_twice(guidance, sigmas, denoise, cond, uncond, **options):
+    """Guidance by a function of two denoisers: one under two conditions, as `batched_cfg` is called."""
+    given = {"sigmas": sigmas} if "sigmas" in inspect.signature(guidance).parameters else {}
+    return guidance(partial(denoise, cond=cond), partial(denoise, cond=uncond), **given, **options)
 
 
 def takes_learned_variance(experiment: Experiment) -> bool:
