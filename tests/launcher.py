@@ -63,7 +63,7 @@ def programs(tmp_path_factory):
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_disable_most_optimizations": True,
     }
-    before = {name: getattr(jax.config, name, False) for name in options}
+    before = {name: jax.config.read(name) for name in options}
     for settings in (options, before):
         compilation_cache.reset_cache()
         for name, value in settings.items():
@@ -100,7 +100,7 @@ def launch(*args) -> Outcome:
 def start(*args, programs: Path, cwd: Path = ROOT, devices: int = 1, xla_flags: str = "") -> subprocess.Popen:
     """The command in a process of its own, on `devices` virtual devices."""
     environment = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name != "JAX_DISABLE_MOST_OPTIMIZATIONS"},
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(programs),

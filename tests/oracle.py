@@ -254,6 +254,15 @@ def exact_network(data, process, name):
     return apply, row
 
 
+@contextlib.contextmanager
+def compiled_in_haste(haste=True):
+    """Programs that compile sooner and run longer, or not."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", haste)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.fixture(autouse=True)
 def strict():
     """For every test of a file that imports this: no implicit promotion of types, and little effort in compiling.
@@ -261,10 +270,8 @@ def strict():
     Most of the time of these tests is the compiler's. What is held to the rounding of float32 asks for the code
     that a user runs, by `precision(32)`.
     """
-    jax.config.update("jax_disable_most_optimizations", True)
-    with jax.numpy_dtype_promotion("strict"):
+    with jax.numpy_dtype_promotion("strict"), compiled_in_haste():
         yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @contextlib.contextmanager
@@ -274,9 +281,8 @@ def precision(bits):
         with jax.enable_x64(True):
             yield
     else:
-        jax.config.update("jax_disable_most_optimizations", False)
-        yield
-        jax.config.update("jax_disable_most_optimizations", True)
+        with compiled_in_haste(False):
+            yield
 
 
 def keys_of(n, seed=0):
