@@ -78,6 +78,13 @@ def test_completing_twice_changes_nothing_and_json_keeps_it_all(tmp_path):
     json.dumps(full)
 
 
+def test_an_option_without_a_value_within_another_is_kept():
+    encoder = dict(name="diffax.loop.frozen:of_run", folder="runs/first")
+    tokenizer = dict(name="cached", encoder=encoder, folder="kept")
+    whole = configs.complete(dict(data=dict(name="shapes", tokenizer=tokenizer)))
+    assert whole["data"]["tokenizer"]["encoder"]["step"] is None and configs.complete(whole) == whole
+
+
 def test_whole_numbers_become_floats_where_floats_are_meant():
     """An int would be another type to jit, and compile sampling once more."""
     full = configs.complete(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from launcher import BIG, DIGITS, ROOT, TINY, TOY, compiled, finish, launch, programs, rows, start  # noqa: F401
 
-from diffax import checkpoint, main, report
+from diffax import checkpoint, main, report, samplers
 from diffax.config import complete, load, override
 from diffax.loop import evaluation, modes, pictures, sampling, training, workdir
 
@@ -338,6 +338,18 @@ def test_all_devices_share_a_batch_that_they_do_not_divide(drawn):
         params, 0, {}, 10, 10, GUIDANCE
     )
     assert found == [(2, 2)] and len(x) == 10 and path is None
+
+
+def test_a_users_sampler_need_not_know_a_number_for_trajectory(drawn):
+    experiment, params = drawn
+
+    def own(denoise, x, sigmas, keys, *, trajectory=False):
+        return (x, samplers.Trajectory(x[None], x[:0])) if trajectory is True else x
+
+    experiment = experiment._replace(sampler=own, sampler_options={})
+    for trajectory, shown in ((3, None), (True, 10), (0, None)):
+        x, path = sampling.generator(experiment, trajectory)(params, 0, {}, 10, 10, GUIDANCE)
+        assert len(x) == 10 and (path is None if shown is None else path.shape == (1, shown, 2))
 
 
 def test_no_more_is_drawn_than_was_asked_for(run, tmp_path):

@@ -224,5 +224,6 @@ def test_three_scales_of_guidance_become_curves(tmp_path):
     card(5, 4.0, 0.7, seed=1)
     page = write_report(tmp_path).read_text()
     assert "Against the scale of guidance" in page
+    assert "<b>50.0 %</b><span>caption agreement" in page  # what the run itself asked for, not the last one tried
     assert "caption_agreement against guidance scale, 4 values" in page
     assert "guidance scale 1.5<br>" in page and "<b>step" not in page.split("Against the scale")[1]

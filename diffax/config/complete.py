@@ -91,9 +91,13 @@ def _fill(section, options, where, below=()):
 
 
 def _checked(where, value, kind, element=None):
-    """The value, as `kind`; within a container, whatever it holds must be plain data too."""
+    """The value, as `kind`; within a container, whatever it holds must be plain data too.
+
+    A None within a mapping passes: it may be the default of an option there, which knows.
+    """
     if isinstance(value, Mapping) and kind is None:
-        return {key: _checked(f"{where}.{key}", inner, None) for key, inner in value.items()}
+        inside = {key: inner for key, inner in value.items() if inner is not None}
+        return {**value, **{key: _checked(f"{where}.{key}", inner, None) for key, inner in inside.items()}}
     if value is None or callable(value):
         raise ValueError(f"{where}: {value!r} is not plain data; leave the field out for its default")
     if kind is float and type(value) is int:

@@ -96,4 +96,6 @@ def write_report(experiment: build.Experiment, state: TrainState, folder: Path) 
 
 
 def _caption(options):
-    return f"seed {options['seed']}, guidance {options['guidance']['scale']:g}, {options['sampler']['name']}"
+    name, scale = options["guidance"]["name"], options["guidance"]["scale"]
+    guidance = f"guidance {scale:g}" if name == "cfg" else f"{name} {scale:g}"
+    return f"seed {options['seed']}, {guidance}, {options['sampler']['name']}"

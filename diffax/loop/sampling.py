@@ -51,8 +51,8 @@ def generator(experiment: Experiment, trajectory: bool | int | None = None) -> G
 
     Args:
         trajectory: of how many samples of the first batch to return the path [steps + 1, k, *data], True for all of
-            them; 0 is none. By default of as many as pictures show: of 8 images, of all points in the plane, of none if
-            the sampler does not tell. So pictures, their strip and an evaluation are one executable, not three.
+            them; 0 is none. By default of as many as pictures show: of 8 images, of all points in the plane. None is
+            returned where the sampler does not tell. Pictures, their strip and an evaluation are one executable so.
     """
     if trajectory is None:
         trajectory = _shown(experiment)
@@ -71,7 +71,9 @@ def generator(experiment: Experiment, trajectory: bool | int | None = None) -> G
         denoise, variance = estimates(experiment, network, params, cond, {**told, **guidance}, against, sigmas)
         learned = {"variance": variance} if use_variance else {}
         result = sampler(denoise, x, sigmas, keys[:, 1], **{**options, **learned})
-        return (result[0], result[1].x) if trajectory else (result, None)
+        if isinstance(result, tuple):
+            return result[0], result[1].x
+        return result, None  # a user's own sampler may know no number for trajectory
 
     def generate(
         params, seed, cond, n, batch_size, guidance, first=0, sigmas=None, options=None, against=None, tick=None
@@ -90,7 +92,7 @@ def generator(experiment: Experiment, trajectory: bool | int | None = None) -> G
             batch = jnp.asarray(indices, jnp.int32), chosen, repeat(against if cond else {}, batch_size)
             x0, way = run(params, seed, *_place(batch), sigmas, guidance, values)
             batches.append(np.asarray(x0)[: n - start])
-            if trajectory and start == 0:
+            if way is not None and start == 0:
                 path = np.asarray(way)[:, : n if trajectory is True else min(n, trajectory)]
             if tick is not None:
                 tick(min(start + batch_size, n), min(batch_size, n - start))

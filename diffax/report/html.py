@@ -103,7 +103,7 @@ def _tiles(columns, cards, facts) -> str:
         tiles.append(
             (_text(float(np.mean(recent))), "loss", f"mean of the last {len(recent)}" if len(recent) > 1 else "")
         )
-    for name, score, floor in _scores(cards[-1][1]) if cards else []:
+    for name, score, floor in _scores(_own(cards)[1]) if cards else []:
         tiles.append(
             (_score(name, score), name.replace("_", " "), "" if floor is None else f"real data: {_text(floor)}")
         )
@@ -168,7 +168,7 @@ def _curves(columns) -> str:
 def _evaluations(cards) -> str:
     if not cards:
         return ""
-    step, card = cards[-1]
+    step, card = _own(cards)
     scores = [
         f"<div><b>{_score(name, score)}</b>{escape(name.replace('_', ' '))}"
         + (f" <small>real against real: {_text(floor)}</small>" if floor is not None else "")
@@ -191,6 +191,11 @@ def _evaluations(cards) -> str:
         table = f'<table class="many"><thead><tr><th>step</th><th>of</th>{head}</tr></thead>{lines}</table>'
         parts += f'<div class="card scroll"><h3>All evaluations</h3>{table}</div>'
     return _section("Evaluation", parts + _sweep(cards))
+
+
+def _own(cards):
+    """The first evaluation of the last step, as the run's config asks for it; others, of a sweep too, are beside it."""
+    return next((step, card) for step, card in cards if step == cards[-1][0])
 
 
 def _sweep(cards) -> str:
