@@ -81,7 +81,7 @@ def test_completing_twice_changes_nothing_and_json_keeps_it_all(tmp_path):
 def test_an_option_without_a_value_within_another_is_kept():
     encoder = dict(name="diffax.loop.frozen:of_run", folder="runs/first")
     tokenizer = dict(name="cached", encoder=encoder, folder="kept")
-    whole = configs.complete(dict(data=dict(name="shapes", tokenizer=tokenizer), network=dict(name="MLP")))
+    whole = configs.complete(with_values(data=dict(name="shapes", tokenizer=tokenizer)))
     assert whole["data"]["tokenizer"]["encoder"]["step"] is None and configs.complete(whole) == whole
 
 
