@@ -1,5 +1,6 @@
 """Moving averages: their profiles, and averages of any width made from a few that were kept."""
 
+import shutil
 import weakref
 
 import jax
@@ -132,6 +133,24 @@ def test_one_step_of_those_that_were_kept_is_in_memory_at_a_time(run, monkeypatc
     assert len(read) == 15 and max(most) <= 1
     for leaf, like in zip(jax.tree.leaves(made), jax.tree.leaves(state.ema_params["width0.08"])):
         np.testing.assert_allclose(leaf, like, rtol=0, atol=1e-3 * np.abs(like).max())
+
+
+def test_what_is_damaged_is_left_out_and_named(run, tmp_path, caplog):
+    experiment, state = modes.restored(workdir.read_config(run), run)
+    for step in (20, 40, 60):
+        shutil.copytree(run / "averages" / str(step), tmp_path / "averages" / str(step))
+    large = max((p for p in (tmp_path / "averages" / "40").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(large.read_bytes())
+    content[len(content) // 2] ^= 1
+    large.write_bytes(content)
+    made = snapshots.average(experiment, tmp_path, state, 0.08)
+    assert [record.levelname for record in caplog.records] == ["WARNING"] and "averages/40 are damaged" in caplog.text
+    shutil.rmtree(tmp_path / "averages" / "40")
+    jax.tree.map(np.testing.assert_array_equal, made, snapshots.average(experiment, tmp_path, state, 0.08))
+    for step in (20, 60):
+        (tmp_path / "averages" / str(step) / "manifest.json").unlink()
+    with pytest.raises(ValueError, match=r"^sample.width: 0.08 .* none of step 60 or before is good; leave it out, or"):
+        snapshots.average(experiment, tmp_path, state, 0.08)
 
 
 def test_samples_and_cards_of_a_width(run):

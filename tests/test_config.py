@@ -132,7 +132,8 @@ def test_a_new_name_of_guidance_keeps_the_scale():
         ("1984", ("1984",)),
         ("3, 2, 1", ("3, 2, 1",)),
         ("None", ("None",)),
-        ("", ("",)),
+        ("", ()),
+        ("('',)", ("",)),
         ("('a red circle, left', '7')", ("a red circle, left", "7")),
         ('["a cat"]', ("a cat",)),
         ("()", ()),
@@ -140,6 +141,11 @@ def test_a_new_name_of_guidance_keeps_the_scale():
 )
 def test_a_prompt_is_one_text_with_its_commas_unless_it_is_a_literal_tuple(text, prompts):
     assert configs.complete(with_values(sample__prompts=text))["sample"]["prompts"] == prompts
+
+
+@pytest.mark.parametrize(("text", "names"), [("", ()), ("'pixel_frechet'", ("pixel_frechet",))])
+def test_of_names_there_may_be_none_or_a_quoted_one(text, names):
+    assert configs.complete(with_values(eval__metrics=text))["eval"]["metrics"] == names
 
 
 def test_an_option_without_a_value_may_be_given_one():

@@ -130,6 +130,15 @@ def test_a_dry_run_prints_and_compiles_nothing_big(tmp_path):
             (TOY, "--workdir=@", "--config.loss.conditional=False"),
             "eval.metrics: 'classifier_agreement' needs loss.cond",
         ),
+        ((TOY, "--workdir=@", "--config.eval.n=1"), "eval.n: 1 is not allowed, 'pixel_frechet' needs at least 2; give"),
+        (
+            (TOY, "--workdir=@", "--config.eval.reference=3"),
+            "eval.reference: 3 is not allowed, 'pixel_frechet' needs at least 4; give more, or leave it out",
+        ),
+        (
+            (TOY, "--workdir=@", "--config.eval.reference=1", "--config.eval.metrics=classifier_agreement"),
+            "eval.reference: 1 is not allowed, 'classifier_agreement' needs at least 2",
+        ),
         ((TOY, "--workdir=@", "--config.loss.time.name=discrete"), "loss.time: discrete(n=None) needs n of at least 2"),
         (
             (TOY, "--workdir=@", "--config.sample.grid.lo=300"),

@@ -26,6 +26,7 @@ from oracle import (
 )
 
 from diffax import DDPM, FlowMatching, denoiser, init_noise, linear_betas, samplers
+from diffax.samplers.path import of_samples
 
 DATA = gaussian(0.3, 0.5)
 
@@ -133,9 +134,16 @@ def test_the_path_of_the_first_samples_alone():
         np.testing.assert_allclose(found, whole[name][0], rtol=1e-5, atol=1e-6, err_msg=name)
         for one, every in zip(path, whole[name][1]):
             np.testing.assert_allclose(one, every[:, :3], rtol=1e-5, atol=1e-5, err_msg=name)
-    for wrong in (-1, 2.0, "all"):
-        with pytest.raises(ValueError, match="give True, or of how many"):
-            samplers.ddim(exact_denoiser(DATA), x, sigmas, keys, trajectory=wrong)
+
+
+def test_numpys_numbers_ask_for_the_path_as_pythons_do():
+    for numpys in (np.True_, np.False_, np.int64(3), np.uint8(0)):
+        assert of_samples(numpys) == of_samples(numpys.item())
+    assert [len(range(16)[of_samples(asked)]) for asked in (True, False, np.int32(3))] == [16, 0, 3]
+    for wrong in (-1, 2.0, "all", None, np.float32(2), np.int64(-1)):
+        for sampler in (samplers.ddim, samplers.adaptive_ode):
+            with pytest.raises(ValueError, match="give True, or of how many"):
+                sampler(lambda x, _: x, jnp.ones((1, 1)), jnp.array([1.0, 0.0]), keys_of(1), trajectory=wrong)
 
 
 def test_keys_matter_where_noise_is_drawn():

@@ -121,7 +121,9 @@ def _read(text, option, whole=False):
         return value
     if isinstance(value, tuple) and not (texts and any(not isinstance(part, str) for part in value)):
         return value
-    parts = [text] if whole else [part.strip() for part in text.split(",") if part.strip()]
+    if whole:
+        return (text,) if text else ()
+    parts = [part.strip() for part in (value if isinstance(value, str) else text).split(",") if part.strip()]
     return tuple(parts if texts else map(_literal, parts))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,8 @@ from diffax.demo.drawing import Studio, checked
 from diffax.demo.page import page
 
 HOST = "127.0.0.1"  # whoever can reach the page can keep the machine busy
-_NAMES = (HOST, "localhost", "[::1]")
+# on any port: a forwarded one is another than the server's, and 80 is left out
+_OWN = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]*)?", re.IGNORECASE)
 _LARGEST = 2**24  # bytes of a request
 _log = logging.getLogger(__name__)
 # The page loads nothing, from nowhere, and runs its own script alone.
@@ -138,9 +140,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _check_host(self):
         # a page of another site whose name is made to lead here would be of this origin, and read all that is drawn
-        host, own = self.headers.get("Host", "none"), [f"{name}:{self.server.server_port}" for name in _NAMES]
-        if host.lower() not in own:
-            raise _Refused(f"Host: {host[:60]} is not allowed, expected {own[0]}; open http://{own[0]}", 403)
+        host, own = self.headers.get("Host", "none"), f"{HOST}:{self.server.server_port}"
+        if not _OWN.fullmatch(host):
+            raise _Refused(f"Host: {host[:60]} is not allowed, expected {own}; open http://{own}", 403)
 
     def _body(self):
         if self.command == "GET":

@@ -1,5 +1,6 @@
 """The power-function averages that a run keeps on its way, in `averages/<step>/`, and others made of these after it."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,8 @@ import jax
 
 from diffax import averages, build, checkpoint, manifest
 from diffax.train import TrainState
+
+_log = logging.getLogger(__name__)
 
 
 def keep(experiment: build.Experiment, folder: Path, step: int, state: TrainState) -> None:
@@ -24,16 +27,30 @@ def keep(experiment: build.Experiment, folder: Path, step: int, state: TrainStat
 def average(experiment: build.Experiment, folder: Path, state: TrainState, width: float) -> Any:
     """The parameters averaged with sigma_rel = `width` up to the state's step, from what was kept until then.
 
+    What is damaged of it is warned of, and left out.
+
     Raises:
         ValueError: nothing was kept, or all of it is damaged.
     """
     directory, step = Path(folder) / "averages", int(state.step)
     widths = {f"width{width}": width for width in experiment.config["ema"]["widths"]}
-    kept = [t for t in manifest.finished(directory) if t <= step]
+    kept = [t for t in manifest.finished(directory) if t <= step and _whole(directory / str(t))]
+    if not kept:
+        raise ValueError(
+            f"sample.width: {width} is made of averages in {directory}, none of step {step} or before is good; "
+            f"leave it out, or give one of ema.widths, {tuple(widths.values())}"
+        )
     # the averages of the state itself are the last ones
     snapshots = [(t, width) for t in [*kept, step] for width in widths.values()]
     read = _read(directory, kept, _of(experiment, state.ema_params))
     return averages.reconstruct((tree[name] for tree in read for name in widths), snapshots, step, width)
+
+
+def _whole(folder):
+    fault = manifest.fault(folder)
+    if fault:
+        _log.warning("the averages %s are damaged (%s), and left out", folder, fault)
+    return not fault
 
 
 def _read(directory, kept, last):

@@ -56,7 +56,7 @@ def adaptive_ode_stats(
     A step is six calls of the network. Examples that are done wait for the others.
     """
     check_solver(rtol, atol, max_steps)
-    sigmas = checked(sigmas).astype(x.dtype)
+    shown, sigmas = of_samples(trajectory), checked(sigmas).astype(x.dtype)
     end = jnp.where(sigmas[-1] > 0, sigmas[-1], sigmas[-2])
     path = jnp.concatenate([sigmas[:-1], end[None]]) if trajectory else jnp.stack([sigmas[0], end])
     together = _of_the_whole_batch(denoise)
@@ -69,7 +69,7 @@ def adaptive_ode_stats(
     x0 = jax.lax.cond(sigmas[-1] > 0, lambda x: x, lambda x: denoise(x, end), reached[-1])
     if not trajectory:
         return x0, steps
-    xs, shown = jnp.concatenate([x[None], reached[:-1], x0[None]]), of_samples(trajectory)
+    xs = jnp.concatenate([x[None], reached[:-1], x0[None]])
     estimates = jax.lax.map(lambda at: denoise(*at)[shown], (xs[:-1], sigmas[:-1]))
     return (x0, Trajectory(xs[:, shown], estimates)), steps
 

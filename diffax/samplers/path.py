@@ -1,5 +1,6 @@
 """The loop that all samplers share, the noise of its steps, and the path it leaves."""
 
+import operator
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -54,9 +55,15 @@ def of_samples(trajectory: bool | int) -> slice:
     Raises:
         ValueError: neither.
     """
-    if not isinstance(trajectory, int) or trajectory < 0:
+    if isinstance(trajectory, bool) or getattr(trajectory, "dtype", None) == jnp.bool_:  # NumPy's has no index
+        return slice(None if trajectory else 0)
+    try:
+        first = operator.index(trajectory)
+    except TypeError:
+        first = -1
+    if first < 0:
         raise ValueError(f"trajectory={trajectory!r} is not allowed: give True, or of how many samples to keep it")
-    return slice(None if trajectory is True else trajectory)
+    return slice(first)
 
 
 def step_noise(keys, i, like):
