@@ -387,6 +387,7 @@ def test_no_prompt_is_a_traceback(drawer, tmp_path):
         (["--class=3"], "sample.labels: (3,) given, but the network has no classes"),
         (["--out=picture.jpg"], "--out: picture.jpg is not allowed, expected a file that ends in .png"),
         (["--out=@/folder.png"], "is a folder; name a file in it"),
+        (["--out=@/arrays.png"], "/arrays.npz is a folder, the arrays of "),
         (["--animation=film.mp4"], "expected a file that ends in .gif or .webp"),
         (["--steps=0"], "sample.grid.n: 0 is not allowed"),
         (["--guidance=inf"], "sample.guidance.scale: inf is not allowed"),
@@ -416,6 +417,7 @@ def test_what_cannot_be_meant_is_refused(drawer, tmp_path, options, message):
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "folder.png").mkdir()
+    (tmp_path / "arrays.npz").mkdir()
     outcome = launch("--mode=sample", f"--workdir={drawer}", *(o.replace("@", str(tmp_path)) for o in options))
     assert outcome.code == 2 and message in outcome.err, outcome.err
     assert outcome.err.count("\n") == 1 and not BIG & set(outcome.compiled)

@@ -33,6 +33,8 @@ def sample(config: Mapping, folder: str | os.PathLike, out: str | None = None, a
         ValueError: no run there, a file that cannot be written, or what could not be seen in it.
     """
     _check_file("--out", out, (".png",))
+    if out and (arrays := Path(out).with_suffix(".npz")).is_dir():
+        raise ValueError(f"--out: {arrays} is a folder, the arrays of {out} are to be there; choose another name")
     _check_file("--animation", animation, (".gif", ".webp"))
     experiment, state = restored(config, folder)
     if not out:
