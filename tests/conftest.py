@@ -3,11 +3,9 @@
 import os
 from importlib.metadata import version
 
-# Most of the time of all tests is the compiler's: jaxlib 0.10's new emitters take a third, optimization a fifth. Real
-# commands, which tests start with flags of their own, have them, and so has what is slow: `.ci/run` sets the flags.
+# jaxlib 0.10's new emitters take a third of the time of all tests. Real commands, which tests start with flags of their
+# own, have them, and so has what is slow: `.ci/run` sets the flags itself.
 SOONER = "--xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else ""
-if not os.environ.get("XLA_FLAGS"):
-    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 flags = os.environ.get("XLA_FLAGS", "") or SOONER
 if "xla_force_host_platform_device_count" not in flags:
     flags = f"{flags} --xla_force_host_platform_device_count=8".strip()

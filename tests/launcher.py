@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -101,7 +102,7 @@ def launch(*args) -> Outcome:
 def start(*args, programs: Path, cwd: Path = ROOT, devices: int = 1, xla_flags: str = "") -> subprocess.Popen:
     """The command in a process of its own, on `devices` virtual devices."""
     environment = {
-        **{name: value for name, value in os.environ.items() if name != "JAX_DISABLE_MOST_OPTIMIZATIONS"},
+        **os.environ,
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(programs),
@@ -136,14 +137,20 @@ def stop(process: subprocess.Popen, number: signal.Signals, ready, after: float 
     return finish(process)
 
 
+def configured(file: str, options: Iterable[str]) -> dict:
+    """The complete config of a file under `options`, with or without the flags' "--config."."""
+    from diffax import config
+
+    chosen = [tuple(option.removeprefix("--config.").split("=", 1)) for option in options]
+    return config.complete(config.override(config.load(file.removeprefix("--config=")), chosen))
+
+
 def untrained(folder: Path, file: str, options: str) -> Path:
     """A workdir with the checkpoint of step 1, its parameters stirred so that every part of a network counts."""
-    from diffax import checkpoint, config
+    from diffax import checkpoint
     from diffax.loop import checks, training, workdir
 
-    chosen = [tuple(option.split("=", 1)) for option in options.split()]
-    file = file.removeprefix("--config=")
-    experiment = checks.experiment(config.complete(config.override(config.load(file), chosen)))
+    experiment = checks.experiment(configured(file, options.split()))
     rng = np.random.default_rng(0)
     state = jax.tree.map(
         lambda leaf: leaf + 0.2 * rng.standard_normal(leaf.shape).astype(leaf.dtype) if leaf.ndim else leaf,

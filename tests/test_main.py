@@ -10,10 +10,23 @@ import sys
 import jax
 import numpy as np
 import pytest
-from launcher import BIG, DIGITS, ROOT, TINY, TOY, compiled, finish, launch, programs, rows, start  # noqa: F401
+from launcher import (
+    BIG,
+    DIGITS,
+    ROOT,
+    TINY,
+    TOY,
+    compiled,
+    configured,
+    finish,
+    launch,
+    programs,  # noqa: F401
+    rows,
+    start,
+)
 
 from diffax import checkpoint, main, report, samplers
-from diffax.config import complete, load, override
+from diffax.config import complete
 from diffax.loop import evaluation, modes, pictures, sampling, training, workdir
 
 CIFAR = f"--config={ROOT}/experiments/cifar10_ddpm.py:quick"
@@ -380,8 +393,7 @@ def test_no_more_is_drawn_than_was_asked_for(run, tmp_path):
 def wide(route):
     """A config whose 264 x 264 parameters are enough for FSDP to split."""
     options = ("network.features=264", f"train.parallel={route}", "train.sample_every=2")
-    pairs = [tuple(option.removeprefix("--config.").split("=")) for option in (*TINY, *options)]
-    return complete(override(load(TOY.removeprefix("--config=")), pairs))
+    return configured(TOY, (*TINY, *options))
 
 
 def test_the_first_state_has_the_same_values_split_or_whole():

@@ -10,7 +10,7 @@ from diffax.metrics import (
     agreement,
     array_hash,
     card,
-    check_size,
+    check_needs,
     frechet_distance,
     frechet_floor,
     frechet_from_statistics,
@@ -201,10 +201,10 @@ def test_frechet_of_one_rank_less():
 
 
 def test_examples_that_a_metric_is_too_costly_for_are_refused():
-    check_size(["pixel_frechet"], (64, 64, 3))
-    check_size(["pixel_diversity"], (128, 128, 3))
+    check_needs(["pixel_frechet"], (64, 64, 3), 2, 4)
+    check_needs(["pixel_diversity"], (128, 128, 3), 2, 4)
     with pytest.raises(ValueError, match=r"^eval\.metrics: 'pixel_frechet' takes matrices of 19 GB .* 49152 values"):
-        check_size(["pixel_diversity", "pixel_frechet"], (128, 128, 3))
+        check_needs(["pixel_diversity", "pixel_frechet"], (128, 128, 3), 2, 4)
 
 
 def test_pixel_diversity_is_the_distance_of_two_samples_of_a_condition():

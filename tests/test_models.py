@@ -121,7 +121,7 @@ def test_a_new_attention_block_is_the_identity():
 
 
 def test_initial_values_are_the_same_by_every_route():
-    network, shape = small(adaptive=True, multipliers=(1,), attention=()), (1, 4, 4, 1)
+    network, shape = small(adaptive=True, multipliers=(1,)), (1, 4, 4, 1)
     params = init(network, KEY, *specs(inputs(network, shape)))
     arrays = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), specs(inputs(network, shape)))
     jitted = jax.jit(network.init, compiler_options=QUICKLY)(KEY, *arrays)["params"]
@@ -418,7 +418,7 @@ def test_bfloat16_compute_keeps_float32_parameters_and_stays_near(name):
 
 
 def test_remat_gives_the_same_output_and_gradients():
-    network, shape = small(adaptive=True, multipliers=(1,), attention=(), dropout=0.3), (2, 4, 4, 1)
+    network, shape = small(adaptive=True, multipliers=(1,), dropout=0.3), (2, 4, 4, 1)
     params, args = scrambled(network, shape), inputs(network, shape)
     keys = jax.random.split(KEY, 2)
 
@@ -434,7 +434,7 @@ def test_remat_gives_the_same_output_and_gradients():
 
 
 def test_forward_and_reverse_mode_agree():
-    network, shape = small(adaptive=True, multipliers=(1,), attention=()), (2, 4, 4, 1)
+    network, shape = small(adaptive=True, multipliers=(1,)), (2, 4, 4, 1)
     params, args = scrambled(network, shape), inputs(network, shape)
     direction = jax.tree.map(lambda p: normal(p.size, p.shape), params)
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from launcher import BIG, TINY, TOY, finish, launch, programs, rows, start, state_bytes, steps_done, stop  # noqa: F401
+from launcher import TINY, TOY, finish, launch, programs, rows, start, state_bytes, steps_done, stop  # noqa: F401
 
 from diffax import report
 
@@ -164,7 +164,7 @@ def test_more_steps_continue_and_fewer_are_refused(short, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(short, folder)
     outcome = launch(*SHORT, f"--workdir={folder}", "--config.train.steps=11")
-    assert outcome.code == 2 and not BIG & set(outcome.compiled)
+    assert outcome.code == 2 and not outcome.compiled
     assert outcome.err == f"diffax: train.steps: 11 is less than the 12 steps done in {folder}; give 12 or more\n"
     before = (folder / "metrics.jsonl").read_bytes()
     assert launch(*SHORT, f"--workdir={folder}", "--config.train.steps=16").code == 0

@@ -102,8 +102,9 @@ def test_bytes_and_floats_are_read_alike():
     pictures = draw(scenes, 16)
     floats = pictures.astype(np.float32) / 127.5 - 1
     assert [len(found) for found in find(pictures)] == [len(scene) for scene in scenes]
-    for a, b in zip(find(pictures), find(floats)):
-        assert sorted(a) == sorted(b)  # the largest first, by pixels that one rounding may add
+    pairs = [*zip(find(pictures), find(floats))]
+    assert all(sorted(a) == sorted(b) for a, b in pairs)
+    assert sum(a != b for a, b in pairs) <= 1  # the largest first: a rounding may decide between two of one size
     assert check(pictures[3], captions[3]) == check_all(pictures, captions)[3]
     assert check_all(pictures[:0], []) == []
 

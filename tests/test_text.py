@@ -160,11 +160,13 @@ def test_text_without_its_mean_is_heard_through_attention_alone():
     for pooled in (True, False):
         network = reading(TextTransformer(WORDS.size, width=8, layers=1, head_dim=4), pooled_text=pooled)
         params = stirred(init(network, KEY, *specs, {"text": jax.ShapeDtypeStruct((1, 4), jnp.int32)}))
-        apart = lambda params: np.abs(np.diff(reading_of(network, params, {"text": texts}), axis=0)).max()  # noqa: B023, E731
+        # one by one: rows of a batch may be rounded differently
+        read = lambda params: [reading_of(network, params, {"text": text[None]}) for text in texts]  # noqa: B023, E731
+        apart = lambda params: np.abs(np.subtract(*read(params))).max()  # noqa: B023, E731
         assert apart(params) > 1e-3
         silent = lambda path, p: jnp.zeros_like(p) if "_text" in str(path) and "project" in str(path) else p  # noqa: E731
         found = apart(jax.tree.map_with_path(silent, params))
-        assert found > 1e-3 if pooled else found < 1e-5  # rows of a batch may be rounded differently
+        assert found > 1e-3 if pooled else found == 0
 
 
 @pytest.mark.parametrize(
@@ -420,7 +422,7 @@ def test_what_cannot_be_meant_is_refused(drawer, tmp_path, options, message):
     (tmp_path / "arrays.npz").mkdir()
     outcome = launch("--mode=sample", f"--workdir={drawer}", *(o.replace("@", str(tmp_path)) for o in options))
     assert outcome.code == 2 and message in outcome.err, outcome.err
-    assert outcome.err.count("\n") == 1 and not BIG & set(outcome.compiled)
+    assert outcome.err.count("\n") == 1 and not outcome.compiled
 
 
 @pytest.mark.parametrize(

@@ -102,9 +102,9 @@ class Likelihood(NamedTuple):
 
 class Evaluation(NamedTuple):
     """What is measured of `n` samples, and whether training ends with it. They are of the conditions of the data set's
-    split `conditions`, in its order, such as new captions, so many samples of `each`; "": of
-    those of `sample`. Metrics compare them with the first `reference` examples of the data. With `scales` there is an
-    evaluation for each of these scales of guidance."""
+    split `conditions`, in its order, such as new captions, so many samples of `each`; "": of those of `sample`. Metrics
+    compare them with the first `reference` examples of the data. With `scales` there is an evaluation for each of these
+    scales of guidance."""
 
     n: int = 1000
     batch_size: int = 250

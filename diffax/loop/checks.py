@@ -13,8 +13,6 @@ from diffax.data.scenes import check_all
 from diffax.loop import likelihoods, sampling, wanted
 
 _OF_CAPTIONS = ("caption_agreement", "place_diversity")  # metrics whose judge is that of the data set shapes
-# metric -> the fewest samples, and real examples, that it can be told of; half of the latter make a floor
-_FEWEST = {"pixel_frechet": {"n": 2, "reference": 4}, "classifier_agreement": {"reference": 2}}
 _FIRST = 16  # examples of a split whose captions are read before all of it is evaluated
 
 
@@ -49,10 +47,10 @@ def evaluation(experiment: build.Experiment) -> None:
     Raises:
         ValueError: the field, its value, and what is allowed.
     """
-    options = experiment.config["eval"]
+    options, dataset = experiment.config["eval"], experiment.dataset
     wanted.held_out(experiment, options["n"])
-    _check_enough(experiment)
-    metrics.check_size(options["metrics"], experiment.dataset.shape)
+    reference = min(options["reference"], len(dataset.source))
+    metrics.check_needs(options["metrics"], dataset.shape, options["n"], reference)
     judged = [name for name in options["metrics"] if name in _OF_CAPTIONS]
     if not judged:
         return
@@ -63,16 +61,6 @@ def evaluation(experiment: build.Experiment) -> None:
     except ValueError as error:
         told = f"eval.metrics: {judged[0]!r} is of pictures and captions like those of shapes"
         raise ValueError(f"{told}; leave it out, or ask for these ({error})") from None
-
-
-def _check_enough(experiment):
-    options = experiment.config["eval"]
-    there = {"n": options["n"], "reference": min(options["reference"], len(experiment.dataset.source))}
-    for name in options["metrics"]:
-        for field, fewest in _FEWEST.get(name, {}).items():
-            if there[field] < fewest:
-                told = f"eval.{field}: {there[field]} is not allowed, {name!r} needs at least {fewest}"
-                raise ValueError(f"{told}; give more, or leave it out of eval.metrics")
 
 
 def _check_training(options):

@@ -1,7 +1,6 @@
 """The launcher's modes besides training: sampling and evaluating a trained run, and the dry run."""
 
 import dataclasses
-import inspect
 import os
 from collections.abc import Mapping
 from functools import partial
@@ -67,7 +66,7 @@ def _draw(experiment, state, folder, out, animation):
     print(f"{options['n']} sample{'s' * (options['n'] > 1)} of step {step} in {written}", flush=True)
     if animation:
         report.save_animation(animation, path, pictures.columns(cond))
-        print(f"the way of {size} samples from noise in {animation}", flush=True)
+        print(f"the way of {path.shape[1]} samples from noise in {animation}", flush=True)
     return written
 
 
@@ -86,7 +85,7 @@ def _check_animation(experiment):
     shape, name = experiment.dataset.shape, experiment.config["sample"]["sampler"]["name"]
     if not report.shows(shape):
         raise ValueError(f"--animation: needs images, the data has shape {shape}; leave it out")
-    if "trajectory" not in inspect.signature(experiment.sampler).parameters:
+    if not sampling.tells_its_way(experiment):
         raise ValueError(f"--animation: {name} does not tell its way from noise; take a sampler with `trajectory`")
 
 

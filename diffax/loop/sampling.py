@@ -40,10 +40,10 @@ def generator(experiment: Experiment, trajectory: bool | int | None = None) -> G
     """A function generate(params, seed, cond, n, batch_size, guidance, ...) -> (x0 [n, *data], path), of NumPy.
 
     `cond` has the conditions of the n samples, [n, ...] each; {} for a network without. `guidance` is as the section of
-    the experiment's config, or has other floats, such as another scale. The further arguments: `first`,
-    the number of the first sample; `sigmas` and `options` (a dict) in place of the experiment's grid and sampler
-    options; `against`, what guidance leads away from, of one example, in place of `sample.negative_prompt`;
-    `tick(done, more)`, called after every batch.
+    the experiment's config, or has other floats, such as another scale. The further arguments: `first`, the number of
+    the first sample; `sigmas` and `options` (a dict) in place of the experiment's grid and sampler options; `against`,
+    what guidance leads away from, of one example, in place of `sample.negative_prompt`; `tick(done, more)`, called
+    after every batch.
 
     Sample number i of a seed depends on the seed, i, its conditions and the options, and on nothing else: neither on
     the batch size nor on the number of devices. The batch is rounded up to a multiple of these, and the last one is
@@ -101,9 +101,14 @@ def generator(experiment: Experiment, trajectory: bool | int | None = None) -> G
     return generate
 
 
+def tells_its_way(experiment: Experiment) -> bool:
+    """Whether the sampler has a path to show; a user's own need not."""
+    return "trajectory" in inspect.signature(experiment.sampler).parameters
+
+
 def _shown(experiment):
-    if "trajectory" not in inspect.signature(experiment.sampler).parameters:
-        return False  # a user's own sampler need not have it
+    if not tells_its_way(experiment):
+        return False
     return _STRIP if report.shows(experiment.dataset.shape) else experiment.dataset.shape == (2,)
 
 

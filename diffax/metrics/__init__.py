@@ -4,7 +4,7 @@ from diffax.metrics.captions import caption_agreement, place_diversity
 from diffax.metrics.card import array_hash, card, versions
 from diffax.metrics.classifier import agreement
 from diffax.metrics.frechet import frechet_distance, frechet_floor, frechet_from_statistics, gaussian_statistics
-from diffax.metrics.scores import Scores, check_size, classifier_agreement, pixel_diversity, pixel_frechet
+from diffax.metrics.scores import Scores, check_needs, classifier_agreement, pixel_diversity, pixel_frechet
 
 __all__ = [
     "Scores",
@@ -12,7 +12,7 @@ __all__ = [
     "array_hash",
     "caption_agreement",
     "card",
-    "check_size",
+    "check_needs",
     "classifier_agreement",
     "frechet_distance",
     "frechet_floor",

@@ -15,12 +15,22 @@ Scores = Annotated[dict[str, float], "name -> score; <name>_floor is what real d
 MOST_VALUES = 64 * 64 * 3
 
 
-def check_size(metrics: Sequence[str], shape: Sequence[int]) -> None:
-    """Refuses metrics that examples of a shape are too large for.
+# metric -> the fewest samples, and real examples, that it can be told of; half of the latter make a floor
+_FEWEST = {"pixel_frechet": {"n": 2, "reference": 4}, "classifier_agreement": {"reference": 2}}
+
+
+def check_needs(metrics: Sequence[str], shape: Sequence[int], n: int, reference: int) -> None:
+    """Refuses metrics that examples of a shape are too large for, or n samples and `reference` real examples too few.
 
     Raises:
-        ValueError: the metric, the size, and the remedy.
+        ValueError: the option of `eval`, its value, and the remedy.
     """
+    there = {"n": n, "reference": reference}
+    for name in metrics:
+        for field, fewest in _FEWEST.get(name, {}).items():
+            if there[field] < fewest:
+                told = f"eval.{field}: {there[field]} is not allowed, {name!r} needs at least {fewest}"
+                raise ValueError(f"{told}; give more, or leave it out of eval.metrics")
     d = math.prod(shape)
     if "pixel_frechet" in metrics and d > MOST_VALUES:
         raise ValueError(

@@ -12,7 +12,7 @@ from diffax.data.scenes.describe import describe
 from diffax.data.scenes.draw import draw
 from diffax.data.scenes.figures import COLORS, LEAST_SIDE, SHAPES
 from diffax.data.scenes.grammar import LONGEST, parse, say, vocabulary
-from diffax.data.scenes.scene import HELD_OUT, SPLITS, UNSEEN_SHARE, Draws, Scene, draws, scene
+from diffax.data.scenes.scene import HELD_OUT, SPLITS, UNSEEN_SHARE, Scene, draws, scene
 from diffax.data.scenes.statements import Caption
 from diffax.data.text import Tokenizer, by_words, encode, encode_captions
 
@@ -93,18 +93,13 @@ def shapes(
 def captioned(index: int, split: str, objects: Sequence[int], held_out: Sequence[str]) -> tuple[Scene, str]:
     """The scene of example `index` and its caption in words; `shapes` says what the arguments are."""
     bits = draws(split, index)
-    drawn, caption = _scene_and_caption(bits, split, objects, held_out)
-    while split in ("train", "unseen") and _is_unseen(caption) != (split == "unseen"):
-        drawn, caption = _scene_and_caption(bits, split, objects, held_out)
-    return drawn, say(caption, bits)
-
-
-def _scene_and_caption(bits: Draws, split: str, objects: Sequence[int], held_out: Sequence[str]):
-    drawn = scene(bits, split, objects, held_out)
-    caption = describe(drawn, bits)
-    while split == "novel" and not any(f"{group.color} {group.shape}" in held_out for group in caption.groups):
-        caption = describe(drawn, bits)  # it has to name what is novel
-    return drawn, caption
+    while True:
+        drawn = scene(bits, split, objects, held_out)
+        caption = describe(drawn, bits)
+        while split == "novel" and not any(f"{group.color} {group.shape}" in held_out for group in caption.groups):
+            caption = describe(drawn, bits)  # it has to name what is novel
+        if split not in ("train", "unseen") or _is_unseen(caption) == (split == "unseen"):
+            return drawn, say(caption, bits)
 
 
 def _is_unseen(caption: Caption) -> bool:

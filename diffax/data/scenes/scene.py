@@ -11,7 +11,7 @@ SPLITS = ("train", "test", "novel", "unseen")
 HELD_OUT = ("purple circle", "blue square", "yellow triangle", "red cross")
 GAP, MARGIN = 24, 6  # between the boxes of objects, and to the picture's edge: 1.5 and 0.4 pixels of 16
 _SEED = 2017
-TEST_SHARE = 8  # a scene is no training scene if the sum of its coordinates is divisible by this
+_TEST_SHARE = 8  # a scene is no training scene if the sum of its coordinates is divisible by this
 UNSEEN_SHARE = 8  # one in so many captions is left for the split unseen
 
 Scene = tuple[Object, ...]
@@ -55,7 +55,7 @@ def scene(bits: Draws, split: str, objects: Sequence[int] = (1, 2, 3), held_out:
     while True:
         placed = tuple(_placed(pair, size, bits) for pair, size in kinds)
         fits = all(_apart(a, b) for i, a in enumerate(placed) for b in placed[:i])
-        if fits and (split == "novel" or (_sum(placed) % TEST_SHARE == 0) == (split != "train")):
+        if fits and (split == "novel" or (_sum(placed) % _TEST_SHARE == 0) == (split != "train")):
             return placed
 
 
