@@ -67,10 +67,11 @@ def child(name: str) -> dict:
     import workloads
 
     from diffax import build
-    from diffax.compile import enable_cache
+    from diffax.compile import enable_cache, keep_memory
     from diffax.loop import training
 
     enable_cache()
+    keep_memory()
     mark("import")
     experiment = build.experiment(workloads.config(name))
     mark("data")

@@ -18,6 +18,7 @@ import numpy as np
 import workloads
 
 from diffax import build
+from diffax.compile import keep_memory
 from diffax.loop import training
 
 
@@ -27,6 +28,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=["digits", "cifar10"])
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
+    keep_memory()  # as the launcher does; PyTorch has it, too
     print(f"jax {jax.__version__}, {jax.device_count()} x {jax.devices()[0].device_kind}")
     for name in options.names:
         row(name, options.rounds)

@@ -13,7 +13,7 @@ from networks import normal
 from diffax import build
 from diffax import config as configs
 from diffax.models import DiT, UNet, init
-from diffax.optimizers import muon
+from diffax.optimizers import muon, newton_schulz
 
 RATE, BETA = 0.01, 0.9
 
@@ -40,6 +40,18 @@ def test_a_kernel_moves_along_the_orthogonal_factor_of_its_gradient(shape):
     # five Newton-Schulz steps with the quintic 3.4445, -4.7750, 2.0315 bring singular values to about 1
     assert 0.65 < np.diag(values).min() and np.diag(values).max() < 1.25
     assert not np.allclose(s / s.mean(), np.diag(values), atol=0.2)
+
+
+def test_newton_schulz_is_its_iteration_down_to_small_singular_values():
+    rng = np.random.default_rng(0)
+    (u, _), (v, _) = (np.linalg.qr(rng.standard_normal((2, n, 6))) for n in (54, 6))
+    given = u * np.geomspace(1.0, [1e-3, 1e-7], 6).T[:, None] @ v.swapaxes(1, 2)
+    given[1, :, 3:] = 0.0  # of a kernel some of whose inputs are never there
+    x = given / np.linalg.norm(given, axis=(1, 2), keepdims=True)
+    for _ in range(5):
+        gram = x.swapaxes(1, 2) @ x
+        x = 3.4445 * x - 4.7750 * x @ gram + 2.0315 * x @ gram @ gram
+    np.testing.assert_allclose(newton_schulz(jnp.asarray(given, jnp.float32)), x, atol=2e-3)
 
 
 def test_momentum_with_nesterovs_step():

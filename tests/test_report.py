@@ -170,7 +170,8 @@ def run(file, start=0, total=100, compilation=10.0, step_seconds=0.5, pause_at=N
 def test_progress_lines_on_a_plain_stream():
     file = io.StringIO()
     assert run(file) == pytest.approx(128.0)  # 64 images in 0.5 s; the first step's 10 s do not count
-    lines = file.getvalue().splitlines()
+    start, *lines = file.getvalue().splitlines()
+    assert start == "step 0/100  compiling"
     assert lines[0] == "step 1/100  loss 1  first after 10 s, compilation included"
     assert lines[1] == "step 2/100  loss 0.5  128 images/s  49 s left"
     assert lines[2] == "step 12/100  loss 0.08333  128 images/s  44 s left"
@@ -181,7 +182,8 @@ def test_progress_lines_on_a_plain_stream():
 def test_progress_of_a_resumed_run_with_a_pause():
     file = io.StringIO()
     assert run(file, start=60, pause_at=75) == pytest.approx(128.0)  # the median forgets a pause
-    assert file.getvalue().splitlines()[:2] == [
+    assert file.getvalue().splitlines()[:3] == [
+        "step 60/100  compiling",
         "step 61/100  loss 0.01639  first after 10 s, compilation included",
         "step 62/100  loss 0.01613  128 images/s  19 s left",
     ]
@@ -194,7 +196,7 @@ def test_progress_shows_the_last_state_when_stopped():
             bar.update(done, 10)
         bar.log("a message")
         raise KeyboardInterrupt
-    lines = file.getvalue().splitlines()
+    lines = file.getvalue().splitlines()[1:]
     assert lines[0].startswith("image 10/1000  ")
     assert lines[-2] == "a message" and lines[-1].startswith("image 40/1000  ")
 

@@ -224,7 +224,11 @@ def _batches(experiment, mesh):
             **config["pipeline"],
         )
         for step, batch in enumerate(stream, start):
-            yield batch if mesh is None else parallel.global_batch(batch, mesh), make_keys(step)
+            if mesh is not None:
+                # what is still on its way when a step is called would take that step out of this thread on a CPU, and
+                # with it all later ones: see `keep_memory`
+                batch = jax.block_until_ready(parallel.global_batch(batch, mesh))
+            yield batch, make_keys(step)
 
     return batches
 

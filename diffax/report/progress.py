@@ -61,6 +61,8 @@ def progress(
     file = sys.stderr if file is None else file
     show, log, end = _bar(total, start, file) if file.isatty() else _lines(file)
     gap = 0.2 if file.isatty() else interval
+    if not file.isatty():
+        log(f"{noun} {start}/{total}  compiling")  # minutes can pass before there is a figure
     meter = _meter(total, clock)
     done, shown, shown_at, images, figures = start, start, -math.inf, 0, {}
 
