@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import Array
 
@@ -52,9 +52,14 @@ def muon(
 
     # without a Newton-Schulz step of its own, optax's leaves kernels with their momentum
     options: dict[str, Any] = dict(beta=beta, ns_steps=0, muon_weight_dimension_numbers=axes)
+    inner = momentum_and_adam(1.0, adam_learning_rate=rest, **options)
+
+    def update(updates, state, params=None):
+        updates, state = inner.update(updates, state, params)
+        return _orthogonal(updates, frozenset(scanned)), state
+
     return optax.chain(
-        momentum_and_adam(1.0, adam_learning_rate=rest, **options),
-        optax.stateless(lambda updates, params: _orthogonal(updates, frozenset(scanned))),
+        optax.GradientTransformation(inner.init, update),
         optax.add_decayed_weights(-weight_decay, mask),  # optax's own of Adam's part has no mask
         optax.scale_by_learning_rate(learning_rate, flip_sign=False),
     )
@@ -91,8 +96,8 @@ def _orthogonal(updates: Any, scanned: frozenset[str]) -> Any:
             alike.setdefault(matrices.shape[1:], []).append((i, wide, matrices))
     for (n, _), those in alike.items():
         stack = 0.2 * n**0.5 * newton_schulz(jnp.concatenate([matrices for *_, matrices in those]))
-        ends = np.cumsum([len(matrices) for *_, matrices in those])
-        for (i, wide, _), matrices in zip(those, jnp.split(stack, ends[:-1])):
+        *ends, _ = accumulate(len(matrices) for *_, matrices in those)
+        for (i, wide, _), matrices in zip(those, jnp.split(stack, ends)):
             found[i] = (matrices.swapaxes(1, 2) if wide else matrices).reshape(found[i].shape)
     return jax.tree.unflatten(structure, found)
 

@@ -4,10 +4,11 @@ import os
 from importlib.metadata import version
 
 # jaxlib 0.10's new emitters take a third of the time of all tests. Real commands, which tests start with flags of their
-# own, have them, and so has what is slow: `.ci/run` sets the flags itself.
+# own, have them, and are optimized.
 SOONER = "--xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else ""
 flags = os.environ.get("XLA_FLAGS", "") or SOONER
 if "xla_force_host_platform_device_count" not in flags:
     flags = f"{flags} --xla_force_host_platform_device_count=8".strip()
 os.environ["XLA_FLAGS"] = flags
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # most of the time is the compiler's

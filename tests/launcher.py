@@ -99,10 +99,13 @@ def launch(*args) -> Outcome:
     return Outcome(end.value.code, out.getvalue(), err.getvalue(), list(_compiled))
 
 
-def start(*args, programs: Path, cwd: Path = ROOT, devices: int = 1, xla_flags: str = "") -> subprocess.Popen:
-    """The command in a process of its own, on `devices` virtual devices."""
+def start(
+    *args, programs: Path, cwd: Path = ROOT, devices: int = 1, xla_flags: str = "", haste: bool = False
+) -> subprocess.Popen:
+    """The command in a process of its own, on `devices` virtual devices, compiled as for a user or in haste."""
     environment = {
         **os.environ,
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": str(haste),
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(programs),

@@ -1,11 +1,18 @@
-"""Networks in tests: compiled quickly, with parameters of which none is zero."""
+"""Networks in tests: compiled quickly, with parameters of which none is zero; cases of which some are slow."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from perceptron import QUICKLY
+
+
+def thinned(cases, *quick):
+    """Cases of a property that all are held to, `quick` ones by every `pytest`, the others by `-m slow`."""
+    each = (case if isinstance(case, tuple) else (case,) for case in cases)
+    return [pytest.param(*case, marks=[] if {case, *case} & set(quick) else pytest.mark.slow) for case in each]
 
 
 def normal(seed, shape):

@@ -77,6 +77,7 @@ def test_the_mixture_as_by_many_steps_of_heun():
     np.testing.assert_allclose(found, other, rtol=0, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_sample_depends_on_its_start_only():
     x = start()
     whole, others = sample(x, SIGMAS), sample(x.at[1:].set(7.0), SIGMAS)
@@ -130,6 +131,7 @@ def test_outer_vmap_and_derivative():
         np.testing.assert_allclose(values[i], 0.3 + (np.asarray(x[i]) - 0.3) * scale, rtol=0, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_too_few_steps_give_nan():
     x = start(4)
     x0, steps = jax.jit(lambda x: adaptive_ode_stats(exact_denoiser(DATA), x, SIGMAS, None, max_steps=5))(x)

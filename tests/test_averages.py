@@ -101,6 +101,7 @@ def run(tmp_path_factory, programs):  # noqa: F811
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_keeps_them_and_another_width_is_made_of_two(run):
     kept = sorted(int(p.name) for p in (run / "averages").iterdir())
     assert kept == list(range(4, 61, 4))
@@ -118,6 +119,7 @@ def test_a_run_keeps_them_and_another_width_is_made_of_two(run):
     assert np.linalg.norm(other - followed) > 1e-3 * np.linalg.norm(followed)
 
 
+@pytest.mark.slow
 def test_one_step_of_those_that_were_kept_is_in_memory_at_a_time(run, monkeypatch):
     restore, read, most = checkpoint.restore, [], []
 
@@ -135,6 +137,7 @@ def test_one_step_of_those_that_were_kept_is_in_memory_at_a_time(run, monkeypatc
         np.testing.assert_allclose(leaf, like, rtol=0, atol=1e-3 * np.abs(like).max())
 
 
+@pytest.mark.slow
 def test_what_is_damaged_is_left_out_and_named(run, tmp_path, caplog):
     experiment, state = modes.restored(workdir.read_config(run), run)
     for step in (20, 40, 60):
@@ -153,6 +156,7 @@ def test_what_is_damaged_is_left_out_and_named(run, tmp_path, caplog):
         snapshots.average(experiment, tmp_path, state, 0.08)
 
 
+@pytest.mark.slow
 def test_samples_and_cards_of_a_width(run):
     outcome = launch("--mode=eval", f"--workdir={run}", "--config.sample.width=0.07")
     assert outcome.code == 0, outcome.err

@@ -540,6 +540,7 @@ print("agreed", step)
 """
 
 
+@pytest.mark.slow
 def test_two_hosts_agree_on_the_newest_good_step(tmp_path):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))

@@ -85,6 +85,7 @@ def test_a_new_classifier_knows_nothing():
     assert not np.any(jitted(SMALL)({"params": new}, X, C, dropout_keys=None))
 
 
+@pytest.mark.slow
 def test_examples_do_not_depend_on_their_neighbors_and_dropout_follows_its_key():
     keys = jax.random.split(KEY, 3)
     whole, without = np.asarray(run(X, C, keys=keys)), np.asarray(run(X, C))
@@ -98,6 +99,7 @@ def test_examples_do_not_depend_on_their_neighbors_and_dropout_follows_its_key()
     assert np.all(np.abs(turned - without)[::2].max(1) > 1e-3)  # it is told the noise level
 
 
+@pytest.mark.slow
 def test_bfloat16_and_remat_stay_near():
     y, low = np.asarray(run(X, C)), np.asarray(run(X, C, network=SMALL.clone(dtype=jnp.bfloat16, remat=True)))
     assert low.dtype == np.float32 and np.any(low != y)
@@ -210,7 +212,8 @@ def test_guided_by_the_exact_posterior_the_denoiser_is_that_of_the_class(process
 
 def test_the_network_guides_by_its_own_gradient():
     """guided - denoise along v is sigma^2 times the derivative of log p along v, by forward mode."""
-    apply = lambda x_in, c_noise: SMALL.apply({"params": params()}, x_in, c_noise)  # noqa: E731
+    weights = params()
+    apply = lambda x_in, c_noise: SMALL.apply({"params": weights}, x_in, c_noise)  # noqa: E731
     log_prob = class_log_prob(apply, VE(), jnp.asarray([0, 1, 2]), c_in=unit_variance)
     sigma, v = np.float32([0.1, 1.0, 10.0]), normal(3, X.shape)
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import thinned
 from oracle import MIXTURE, PROCESSES, compiled_in_haste, posterior_mean
 
 from diffax import VP, FlowMatching, conformance, likelihood, prediction, pytree, samplers
@@ -64,7 +65,9 @@ def test_a_planted_bug_is_caught(bug, capsys):
     assert "NOT  " in printed and f"{len(report.broken)} of {len(report.checks)} did not hold" in printed
 
 
-@pytest.mark.parametrize("process_name", ["vp", "edm", "flow", "ddpm_zero_snr", "trigonometric"])
+@pytest.mark.parametrize(
+    "process_name", thinned(("vp", "edm", "flow", "ddpm_zero_snr", "trigonometric"), "edm", "flow")
+)
 def test_right_processes_hold(process_name):
     report = conformance.check(PROCESSES[process_name](), show=False)
     assert report.held, str(report)

@@ -83,6 +83,7 @@ def pixels(png):
         return np.asarray(image)
 
 
+@pytest.mark.slow
 def test_what_is_asked_for_is_drawn_and_nothing_compiles_anew(port):
     first = dict(prompt="a red circle", guidance=3, steps=4, seed=7, n=3)
     others = [{"guidance": 0.5}, {"guidance": 1}, {"steps": 2}, {"prompt": "two blue squares"}, {"prompt": ""}]
@@ -98,6 +99,7 @@ def test_what_is_asked_for_is_drawn_and_nothing_compiles_anew(port):
         assert image.text["prompts"].splitlines() == ["a red circle"] * 3 and '"seed": 7' in image.text["diffax"]
 
 
+@pytest.mark.slow
 def test_it_is_what_the_command_draws(port, shapes, tmp_path):
     out = tmp_path / "out.png"
     asked = ("--prompt=a red circle", "--n=3", "--seed=7", "--guidance=3", "--steps=4", f"--out={out}")
@@ -112,6 +114,7 @@ def test_it_is_what_the_command_draws(port, shapes, tmp_path):
     assert np.abs(images[:, ::scale, ::scale] - expected).max() <= 1  # rounded to 8 bits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -152,6 +155,7 @@ def test_what_cannot_be_meant_is_refused_in_a_line(port, body, message):
     assert answer.status == 400 and message in error and "\n" not in error and len(error) < 250, error
 
 
+@pytest.mark.slow
 def test_other_requests_are_refused(port):
     assert sent(port, "POST", "/draw", "{}", kind="text/plain").status == 400  # as any page may send it
     for path in (("GET", "/draw"), ("GET", "/etc/passwd"), ("POST", "/", "{}"), ("GET", "//[")):
@@ -163,6 +167,7 @@ def test_other_requests_are_refused(port):
             assert b" 400 " in raw.recv(100)
 
 
+@pytest.mark.slow
 def test_a_name_that_is_not_its_own_is_refused(port):
     """As of another site, whose name was made to lead here after its page was read."""
     for name in ("127.0.0.1", "localhost", "[::1]", "LOCALHOST"):

@@ -183,7 +183,8 @@ def value_and_gradient(network):
     return jax.jit(jax.value_and_grad(loss), compiler_options=QUICKLY)(scrambled(plain))
 
 
-@pytest.mark.parametrize("name", [pytest.param("cross", marks=pytest.mark.slow), "joint"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cross", "joint"])
 def test_every_parameter_of_every_layer_counts(name):
     for path, g in jax.tree.leaves_with_path(value_and_gradient(NETWORKS[name])[1]):
         name = jax.tree_util.keystr(path)
@@ -321,6 +322,7 @@ def test_the_program_does_not_grow_with_depth(network):
     assert len(sizes) == 1 and sizes.pop() > 100
 
 
+@pytest.mark.slow
 def test_initial_values_are_the_same_by_every_route_and_differ_by_layer():
     network, width = small(qk_norm=True, num_classes=0), 16
     args = inputs(network, (1, 2, 2, 1))

@@ -126,6 +126,7 @@ def test_a_new_network_keeps_magnitudes_from_end_to_end():
 # Weights: their directions alone
 
 
+@pytest.mark.slow
 def test_the_magnitude_of_weights_does_not_count():
     params, args = params_of(TOLD), inputs(TOLD)
     rng = np.random.default_rng(3)
@@ -306,6 +307,7 @@ def test_a_new_network_predicts_zero():
 # Examples, dropout, precision, memory
 
 
+@pytest.mark.slow
 def test_examples_do_not_depend_on_their_neighbors():
     params, args, keys = params_of(TOLD), inputs(TOLD), jax.random.split(KEY, 3)
     whole = run(TOLD, params, *args, keys=keys)
@@ -322,6 +324,7 @@ def test_dropout_follows_its_key():
     assert all(np.abs(one[i] - other[i]).max() > 1e-3 and np.abs(one[i] - none[i]).max() > 1e-3 for i in range(3))
 
 
+@pytest.mark.slow
 def test_bfloat16_stays_near():
     y, near = (run(n, params_of(TOLD), *inputs(TOLD)) for n in (TOLD, TOLD.clone(dtype=jnp.bfloat16)))
     assert near.dtype == jnp.float32 and np.any(np.asarray(near) != np.asarray(y))

@@ -169,6 +169,7 @@ def test_a_folder_of_captions_is_embedded_as_it_is_read(tmp_path):
     assert [*drawn] == ["x0"] and asked == ["shade 2"]
 
 
+@pytest.mark.slow
 def test_worker_processes_share_the_file(tmp_path):
     tokenizer = data.cached(data.Encoder("bytes", LENGTH, WIDTH, embed), tmp_path)
     with concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:

@@ -142,6 +142,7 @@ def captured(found):
     return 4 * np.log(HI / LO) + normal_log_density(np.zeros((1, 4)), HI) - found.log_prob
 
 
+@pytest.mark.slow
 def test_exact_trace():
     np.testing.assert_allclose(captured(estimates()["exact"]), np.trace(INTEGRAL), rtol=0, atol=1e-3)
 

@@ -403,6 +403,7 @@ def test_the_first_state_has_the_same_values_split_or_whole():
     assert large and all(leaf.addressable_data(0).shape == (33, 264) for leaf in large)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("route", ["fsdp", "pmap"])
 def test_no_second_state_lives_while_a_run_trains(route, tmp_path, monkeypatch):
     class Seen(Exception):
@@ -467,6 +468,7 @@ def holes() -> Dataset:
 """
 
 
+@pytest.mark.slow
 def test_a_users_own_functions(tmp_path, programs):  # noqa: F811
     """Data, network and sampler of a file that lies where the command is given."""
     (tmp_path / "own_parts").mkdir()

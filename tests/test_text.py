@@ -142,6 +142,7 @@ def test_padding_says_nothing_and_every_word_something(kernel):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", [1, 5])
 def test_a_feed_forward_hears_the_neighbors_that_its_kernel_reaches(kernel):
     network = TextTransformer(9, width=8, layers=1, head_dim=4, kernel=kernel)
@@ -153,6 +154,7 @@ def test_a_feed_forward_hears_the_neighbors_that_its_kernel_reaches(kernel):
     np.testing.assert_array_equal(np.flatnonzero(changed), np.arange(6 - kernel // 2, 7 + kernel // 2))
 
 
+@pytest.mark.slow
 def test_text_without_its_mean_is_heard_through_attention_alone():
     """With the answers of cross-attention at zero such a network is deaf, one that is told the mean is not."""
     specs = [jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)]
@@ -347,6 +349,7 @@ def fields_of_reference(reference, generated, seed) -> Scores:
     return {f"reference_{name}": float(len(values)) for name, values in reference.items()}
 
 
+@pytest.mark.slow
 def test_captions_of_another_split_at_several_scales_of_guidance(drawer, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(drawer, folder)
