@@ -58,8 +58,8 @@ def keep_memory() -> None:
     XLA's CPU backend allocates a program's scratch anew at each call, and glibc gives back to the system what is large
     or was allocated in another thread than the main one. DDPM's CIFAR-10 UNet at batch 8 thus takes 50,000 page faults
     a step. Here programs run in the thread that calls them, and its heap never shrinks: no page faults, a step in 0.82
-    of the time (benchmarks/README.md). The process keeps the most that it ever held. Other C libraries, and accelerators, do as
-    they do.
+    of the time (benchmarks/README.md). The process keeps the most that it ever held. Other C libraries, and
+    accelerators, do as they do.
     """
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     if jax.default_backend() == "cpu":
