@@ -43,20 +43,19 @@ def muon(
     from optax.contrib import MuonDimensionNumbers
     from optax.contrib import muon as momentum_and_adam
 
-    def axes(params):
-        """Of each kernel which axes are a matrix's rows and columns; None for all else."""
-        rows = jax.tree.map_with_path(partial(_first_row, scanned=frozenset(scanned)), params)
-        return jax.tree.map(
-            lambda p, i: None if i < 0 else MuonDimensionNumbers(tuple(range(i, p.ndim - 1)), p.ndim - 1), params, rows
-        )
+    def axes(path, p):
+        """Which axes of a kernel are a matrix's rows and columns; None for all else."""
+        first = _first_row(path, p, scanned)
+        return None if first < 0 else MuonDimensionNumbers(tuple(range(first, p.ndim - 1)), p.ndim - 1)
 
     # without a Newton-Schulz step of its own, optax's leaves kernels with their momentum
-    options: dict[str, Any] = dict(beta=beta, ns_steps=0, muon_weight_dimension_numbers=axes)
+    options: dict[str, Any] = dict(beta=beta, ns_steps=0)
+    options |= dict(muon_weight_dimension_numbers=partial(jax.tree.map_with_path, axes))
     inner = momentum_and_adam(1.0, adam_learning_rate=rest, **options)
 
     def update(updates, state, params=None):
         updates, state = inner.update(updates, state, params)
-        return _orthogonal(updates, frozenset(scanned)), state
+        return _orthogonal(updates, scanned), state
 
     return optax.chain(
         optax.GradientTransformation(inner.init, update),
@@ -83,7 +82,7 @@ def newton_schulz(x: Array) -> Array:
     return multiply(x, product)
 
 
-def _orthogonal(updates: Any, scanned: frozenset[str]) -> Any:
+def _orthogonal(updates: Any, scanned: Sequence[str]) -> Any:
     """Of each kernel's momentum the orthogonal factor times 0.2·√max(n, m), for those of one shape together."""
     leaves, structure = jax.tree.flatten_with_path(updates)
     found, alike = [leaf for _, leaf in leaves], {}
@@ -102,12 +101,12 @@ def _orthogonal(updates: Any, scanned: frozenset[str]) -> Any:
     return jax.tree.unflatten(structure, found)
 
 
-def _first_row(path: Any, p: Any, scanned: frozenset[str]) -> int:
+def _first_row(path: Any, p: Any, scanned: Sequence[str]) -> int:
     """The first axis of a kernel that counts rows, 1 under a scan; -1 for a parameter that is no kernel."""
     names = [getattr(key, "key", None) for key in path]
     if jnp.ndim(p) < 2 or names[-1] != "kernel":
         return -1
-    first = 0 if scanned.isdisjoint(names) else 1
+    first = int(any(name in scanned for name in names))
     if jnp.ndim(p) - first not in (2, 4):
         raise ValueError(
             f"muon: {'/'.join(map(str, names))} of shape {jnp.shape(p)} is no kernel of a dense layer or a 2-D "

@@ -52,20 +52,15 @@ class Outcome(NamedTuple):
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory):
-    """The folder of compiled programs that all launches of a session share, in this process and in others.
-
-    In this process, programs are compiled in half the time to slower ones.
-    """
+    """The folder of compiled programs that all launches of a session share, in this process and in others."""
     from jax.experimental.compilation_cache import compilation_cache
 
     folder = tmp_path_factory.getbasetemp() / "programs"
     options = {
         "jax_compilation_cache_dir": str(folder),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_disable_most_optimizations": True,
     }
-    haste = jax.config.read("jax_disable_most_optimizations")  # which is no attribute, as others are
-    before = {name: getattr(jax.config, name, haste) for name in options}
+    before = {name: getattr(jax.config, name) for name in options}
     for settings in (options, before):
         compilation_cache.reset_cache()
         for name, value in settings.items():

@@ -254,35 +254,24 @@ def exact_network(data, process, name):
     return apply, row
 
 
-@contextlib.contextmanager
-def compiled_in_haste(haste=True):
-    """Programs that compile sooner and run longer, or not."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", haste)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 @pytest.fixture(autouse=True)
 def strict():
-    """For every test of a file that imports this: no implicit promotion of types, and little effort in compiling.
-
-    Most of the time of these tests is the compiler's. What is held to the rounding of float32 asks for the code
-    that a user runs, by `precision(32)`.
-    """
-    with jax.numpy_dtype_promotion("strict"), compiled_in_haste():
+    """For every test of a file that imports this: no implicit promotion of types."""
+    with jax.numpy_dtype_promotion("strict"):
         yield
 
 
 @contextlib.contextmanager
 def precision(bits):
-    """Computes in floats of 64 bits; or in those of 32, compiled as for a user."""
+    """Computes in floats of 64 bits; or in those of 32, whose rounding is that of programs compiled as for a user."""
     if bits == 64:
         with jax.enable_x64(True):
             yield
     else:
-        with compiled_in_haste(False):
-            yield
+        before = jax.config.read("jax_disable_most_optimizations")
+        jax.config.update("jax_disable_most_optimizations", False)
+        yield
+        jax.config.update("jax_disable_most_optimizations", before)
 
 
 def keys_of(n, seed=0):

@@ -7,17 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from networks import thinned
-from oracle import MIXTURE, PROCESSES, compiled_in_haste, posterior_mean
+from oracle import MIXTURE, PROCESSES, posterior_mean
 
 from diffax import VP, FlowMatching, conformance, likelihood, prediction, pytree, samplers
 from diffax.process import Process
-
-
-@pytest.fixture(autouse=True)
-def compiled_quickly():
-    """Most of the time is the compiler's."""
-    with compiled_in_haste():
-        yield
 
 
 def my_sampler(denoise, x, sigmas, keys, *, shrink=1.0, noise=0.0, level=0, last=True, shared=False):

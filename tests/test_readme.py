@@ -6,7 +6,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
-from oracle import compiled_in_haste
 from perceptron import QUICKLY
 
 import diffax as dx
@@ -19,9 +18,8 @@ TEXT = (Path(__file__).parent.parent / "README.md").read_text()
 def namespace():
     """What README's examples leave behind, run one after the other."""
     names = {}
-    with compiled_in_haste():
-        for block in re.findall(r"```python\n(.*?)```", TEXT, re.S):
-            exec(compile(block, "README.md", "exec"), names)
+    for block in re.findall(r"```python\n(.*?)```", TEXT, re.S):
+        exec(compile(block, "README.md", "exec"), names)
     return names
 
 
