@@ -197,7 +197,15 @@ TIMES = {
     "uniform": (losses.uniform, lambda share, nsr: share),
     "stratified": (losses.stratified, lambda share, nsr: share),
     "lognormal": (losses.lognormal, lambda share, nsr: _normal_cdf((np.log(nsr) + 1.2) / 1.2)),
+    "lognormal, stratified": (
+        partial(losses.lognormal, 0.5, 0.8, stratified=True),
+        lambda share, nsr: _normal_cdf((np.log(nsr) - 0.5) / 0.8),
+    ),
     "logit_normal": (losses.logit_normal, lambda share, nsr: _normal_cdf(np.log(share / (1 - share)))),
+    "logit_normal, stratified": (
+        partial(losses.logit_normal, stratified=True),
+        lambda share, nsr: _normal_cdf(np.log(share / (1 - share))),
+    ),
     "discrete": (partial(losses.discrete, 100), lambda share, nsr: share * 0.99 + 0.005),  # the middle of each stair
 }
 

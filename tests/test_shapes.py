@@ -103,7 +103,7 @@ def test_the_data_set_is_what_it_says():
     by_bytes = build.make("data", dict(name="shapes", tokenizer=dict(name="by_bytes", length=160)), "data")
     assert data.decode(by_bytes.tokenizer, by_bytes.source[3]["text"]) == captioned(3, "train", ALL, HELD_OUT)[1]
     stream = data.batches(dataset, batch_size=4, seed=0)
-    assert next(stream)["text"].shape == (4, LONGEST + 1)
+    assert next(stream)["text"].shape == (4, LONGEST[2] + 1)
     stream.close()
 
 
@@ -156,18 +156,22 @@ def test_captions_are_true_and_survive_the_tokens():
         assert all(truths(parse(caption), scene).values()), caption
         tokens = data.encode(dataset.tokenizer, caption)
         assert data.decode(dataset.tokenizer, tokens) == caption
-        assert np.count_nonzero(tokens) <= LONGEST + 1
+        assert np.count_nonzero(tokens) <= LONGEST[3] + 1
         used |= {*caption.replace(",", " ,").split()}
     assert used == {*vocabulary()}
 
 
 def test_what_is_said_is_what_is_parsed():
     group = Group(1, "small", "purple", "circle")
-    longest = Caption((group,) * 3, ("left", "left"))
-    words = say(longest, itertools.repeat(99))
     of = "one tiny violet disk"
-    assert words == f"{of} to the left of {of} and to the left of {of}"
-    assert len(words.split()) == LONGEST and parse(words) == longest
+    texts = (of, f"{of} to the left of {of}", f"{of} to the left of {of} and to the left of {of}")
+    for count, text in enumerate(texts, 1):
+        longest = Caption((group,) * count, ("left",) * (count - 1))
+        assert say(longest, itertools.repeat(99)) == text and parse(text) == longest
+        assert len(text.split()) == LONGEST[count]
+        dataset = data.shapes(objects=range(1, count + 1))
+        assert data.decode(dataset.tokenizer, data.encode(dataset.tokenizer, text)) == text
+        assert len(data.encode(dataset.tokenizer, "")) == LONGEST[count] + 1
     assert say(Caption((Group(),))) == "a shape" and say(Caption((Group(),)), itertools.repeat(99)) == "one object"
     assert parse("An Object") == Caption((Group(),))
     for count, size, color, shape in itertools.product(ALL, (None, *SIZES), (None, *COLORS), (None, *SHAPES)):

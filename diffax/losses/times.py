@@ -23,21 +23,25 @@ def stratified() -> TimeSampler:
     batch; in a batch that is split by `pmap` the strata are each device's own.
     """
 
-    def sample(process, keys):
-        u = _uniforms(keys)
-        return _spread(process, (jnp.arange(u.shape[0], dtype=u.dtype) + u) / u.shape[0])
-
-    return sample
+    return lambda process, keys: _spread(process, _strata(keys))
 
 
-def lognormal(mean: float = -1.2, std: float = 1.2) -> TimeSampler:
-    """ln nsr ~ N(mean, std²), arXiv:2206.00364, Table 1. Not cut off at the process's ends, as in the paper."""
-    return lambda process, keys: process.time(jnp.exp(mean + std * _normals(keys)))
+def lognormal(mean: float = -1.2, std: float = 1.2, stratified: bool = False) -> TimeSampler:
+    """ln nsr ~ N(mean, std²), arXiv:2206.00364, Table 1. Not cut off at the process's ends, as in the paper.
+
+    Args:
+        stratified: the batch's i-th example in the i-th of `batch` equally likely parts, as in `stratified`.
+    """
+    return lambda process, keys: process.time(jnp.exp(mean + std * _normals(keys, stratified)))
 
 
-def logit_normal(mean: float = 0.0, std: float = 1.0) -> TimeSampler:
-    """logit of (t - t_min)/(t_max - t_min) ~ N(mean, std²), arXiv:2403.03206, Eq. 19."""
-    return lambda process, keys: _spread(process, jax.nn.sigmoid(mean + std * _normals(keys)))
+def logit_normal(mean: float = 0.0, std: float = 1.0, stratified: bool = False) -> TimeSampler:
+    """logit of (t - t_min)/(t_max - t_min) ~ N(mean, std²), arXiv:2403.03206, Eq. 19.
+
+    Args:
+        stratified: as of `lognormal`.
+    """
+    return lambda process, keys: _spread(process, jax.nn.sigmoid(mean + std * _normals(keys, stratified)))
 
 
 def discrete(n: int | None = None) -> TimeSampler:
@@ -71,5 +75,14 @@ def _uniforms(keys):
     return jax.vmap(lambda key: jax.random.uniform(key, dtype=jnp.result_type(float)))(keys)
 
 
-def _normals(keys):
-    return jax.vmap(lambda key: jax.random.normal(key, dtype=jnp.result_type(float)))(keys)
+def _strata(keys):
+    u = _uniforms(keys)
+    return (jnp.arange(u.shape[0], dtype=u.dtype) + u) / u.shape[0]
+
+
+def _normals(keys, stratified):
+    if not stratified:
+        return jax.vmap(lambda key: jax.random.normal(key, dtype=jnp.result_type(float)))(keys)
+    u = _strata(keys)
+    limits = jnp.finfo(u.dtype)  # rounding may bring u to an end, whose quantile is infinite
+    return jax.scipy.special.ndtri(jnp.clip(u, limits.tiny, 1 - limits.epsneg))

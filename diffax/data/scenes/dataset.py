@@ -63,7 +63,7 @@ def shapes(
         often as one.
       examples: the length of the data set; a longer one continues it.
       tokenizer: of the captions, or `cached` embeddings of a frozen encoder; None = `by_words` of the grammar's words,
-        which every caption fits into.
+        just long enough for every caption of so many objects.
       held_out: the pairs "color shape" of the split novel; () to train on all.
       shuffled: each picture has the caption of the next: a control, from which nothing can be learned of the text.
 
@@ -74,7 +74,7 @@ def shapes(
     check_integers(1, examples=examples)
     objects, held_out = tuple(objects), tuple(held_out)
     _check(split, objects, held_out)
-    tokenizer = tokenizer or by_words(vocabulary(), LONGEST + 1)
+    tokenizer = tokenizer or by_words(vocabulary(), LONGEST[max(objects)] + 1)
     facts = dict(split=split, objects=objects, held_out=held_out)
     read, many = (functools.partial(f, size=size, shuffled=shuffled, **facts) for f in (_read, _take))
     source = Source(

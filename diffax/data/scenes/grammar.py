@@ -38,7 +38,8 @@ _RELATIONS = {
 }
 _PLAIN = 70  # percent of the words that are the plainest
 
-LONGEST = 21  # words and marks: "a small red circle to the left of a small red cross and to the left of a ..."
+# words and marks of the longest captions: "a small red circle", "... to the left of a small red cross", "... and to ..."
+LONGEST = {1: 4, 2: 12, 3: 21}
 
 
 def say(caption: Caption, bits: Draws | None = None) -> str:
