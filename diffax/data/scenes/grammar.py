@@ -38,7 +38,7 @@ _RELATIONS = {
 }
 _PLAIN = 70  # percent of the words that are the plainest
 
-# words and marks of the longest captions: "a small red circle", "... to the left of a small red cross", "... and to ..."
+# words of the longest: "a small red circle", "... to the left of a small red cross", "... and to the left of ..."
 LONGEST = {1: 4, 2: 12, 3: 21}
 
 
