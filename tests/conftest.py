@@ -3,10 +3,9 @@
 import os
 from importlib.metadata import version
 
-# jaxlib 0.10's new emitters take a third of the time of all tests, and small programs split for threads a tenth. Real
-# commands, which tests start with flags of their own, have both, and are optimized.
-SOONER = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-SOONER = SOONER if version("jaxlib").startswith("0.10.") else ""
+# jaxlib 0.10's new emitters take a third of the time of all tests. Real commands, which tests start with flags of their
+# own, have them, and are optimized.
+SOONER = "--xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else ""
 flags = os.environ.get("XLA_FLAGS", "") or SOONER
 if "xla_force_host_platform_device_count" not in flags:
     flags = f"{flags} --xla_force_host_platform_device_count=8".strip()
