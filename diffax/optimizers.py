@@ -49,8 +49,8 @@ def muon(
         return None if first < 0 else MuonDimensionNumbers(tuple(range(first, p.ndim - 1)), p.ndim - 1)
 
     # without a Newton-Schulz step of its own, optax's leaves kernels with their momentum
-    options: dict[str, Any] = dict(beta=beta, ns_steps=0)
-    options |= dict(muon_weight_dimension_numbers=partial(jax.tree.map_with_path, axes))
+    rows_and_columns = partial(jax.tree.map_with_path, axes)
+    options: dict[str, Any] = dict(beta=beta, ns_steps=0, muon_weight_dimension_numbers=rows_and_columns)
     inner = momentum_and_adam(1.0, adam_learning_rate=rest, **options)
 
     def update(updates, state, params=None):

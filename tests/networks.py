@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from perceptron import QUICKLY
 
 
 def thinned(cases, *quick):
@@ -32,7 +31,7 @@ def stirred(params, seed=1):
 
 @functools.cache
 def jitted(network):
-    return jax.jit(network.apply, compiler_options=QUICKLY)
+    return jax.jit(network.apply)
 
 
 def run(network, params, *args, keys=None):

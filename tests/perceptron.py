@@ -6,7 +6,6 @@ import numpy as np
 from diffax import FlowMatching, prediction
 from diffax.train import diffusion_loss
 
-QUICKLY = {"xla_backend_optimization_level": 0}  # these programs take longer to compile than to run
 CLASSES = 3  # labels 0, 1, 2; 3 stands for none
 NULLS = {"label": np.int32(CLASSES)}
 PROCESS, VELOCITY = FlowMatching(), prediction.velocity()

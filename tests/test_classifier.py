@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from perceptron import QUICKLY
 
 from diffax import DDPM, VE, VP, FlowMatching, build, classifier_guidance, linear_betas
 from diffax.losses import classifier_loss
@@ -46,7 +45,7 @@ def params():
 
 @functools.cache
 def jitted(network):
-    return jax.jit(network.apply, compiler_options=QUICKLY)
+    return jax.jit(network.apply)
 
 
 def run(*args, network=SMALL, keys=None):
@@ -198,7 +197,7 @@ def test_guided_by_the_exact_posterior_the_denoiser_is_that_of_the_class(process
     label = np.asarray([2, 0, 1])
     network = exact(process)
 
-    @functools.partial(jax.jit, compiler_options=QUICKLY)
+    @jax.jit
     def both(x, sigma):
         each, one = (class_log_prob(network, process, y) for y in (label, 2))
         return classifier_guidance(unconditional, each, 1.0)(x, sigma), each(x, sigma), one(x, sigma)
@@ -217,7 +216,7 @@ def test_the_network_guides_by_its_own_gradient():
     log_prob = class_log_prob(apply, VE(), jnp.asarray([0, 1, 2]), c_in=unit_variance)
     sigma, v = np.float32([0.1, 1.0, 10.0]), normal(3, X.shape)
 
-    @functools.partial(jax.jit, compiler_options=QUICKLY)
+    @jax.jit
     def both(x):
         guided = classifier_guidance(lambda x, sigma: 0.5 * x, log_prob, 2.0)(x, sigma)
         return jnp.sum((guided - 0.5 * x) * v, (1, 2, 3)), jax.jvp(lambda x: log_prob(x, sigma), (x,), (v,))

@@ -11,7 +11,6 @@ import pytest
 import transformer_reference as reference
 from jax.sharding import NamedSharding, PartitionSpec
 from networks import run, specs, stirred
-from perceptron import QUICKLY
 
 from diffax import build, parallel
 from diffax.models import DiT, MMDiT, TextEmbeddings, TextTransformer, check_tokens, init, layers, transformer
@@ -119,7 +118,7 @@ def test_the_network_is_that_of_the_formulas(network):
     y = run(network, params, x, c, cond)
     text = None
     if network.text is not None:
-        read = jax.jit(network.text.apply, compiler_options=QUICKLY)
+        read = jax.jit(network.text.apply)
         text = read({"params": params["text"]}, cond["text"], cond.get("text_mask"))
     wide = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
     for i in range(len(x)):
@@ -170,7 +169,7 @@ def test_a_new_block_is_the_identity():
     h, c, layer = jnp.asarray(inputs(small())[0].reshape(2, -1, 8)), jnp.ones((2, 4)), jnp.asarray(0)
     block = transformer.Block(heads=2)
     params = init(block, KEY, *specs((h, layer)), None, specs(c), None, None, None)
-    y, _ = jax.jit(block.apply, compiler_options=QUICKLY)({"params": params}, h, layer, None, c, None, None, None)
+    y, _ = jax.jit(block.apply)({"params": params}, h, layer, None, c, None, None, None)
     np.testing.assert_array_equal(y, h)
 
 
@@ -180,7 +179,7 @@ def value_and_gradient(network):
     plain = network.clone(remat=False, policy=None)
     args = inputs(plain)
     loss = lambda p: jnp.mean(network.apply({"params": p}, *args) ** 2)  # noqa: E731
-    return jax.jit(jax.value_and_grad(loss), compiler_options=QUICKLY)(scrambled(plain))
+    return jax.jit(jax.value_and_grad(loss))(scrambled(plain))
 
 
 @pytest.mark.slow
@@ -327,7 +326,7 @@ def test_initial_values_are_the_same_by_every_route_and_differ_by_layer():
     network, width = small(qk_norm=True, num_classes=0), 16
     args = inputs(network, (1, 2, 2, 1))
     params = init(network, KEY, *specs(args))
-    again = jax.jit(network.init, compiler_options=QUICKLY)(KEY, *args)["params"]
+    again = jax.jit(network.init)(KEY, *args)["params"]
     jax.tree.map(np.testing.assert_array_equal, params, again)
     kernel = np.asarray(init(NETWORKS["joint"], KEY, *specs(inputs(NETWORKS["joint"])))["blocks"]["qkv"]["kernel"])
     assert not np.array_equal(kernel[0], kernel[1])
@@ -366,7 +365,7 @@ def test_every_layer_drops_values_of_its_own():
     params = init(block, KEY, *specs((h, jnp.asarray(0))), None, specs(c), None, None, None)
     params["modulation"]["bias"] = params["modulation"]["bias"].at[2 * 16 : 3 * 16].set(1.0)  # the first gate
     params["project"] = dict(kernel=jnp.zeros((16, 16)), bias=jnp.ones(16))  # attention says 1 everywhere
-    apply = jax.jit(block.apply, compiler_options=QUICKLY)
+    apply = jax.jit(block.apply)
     masks = []
     for layer in range(2):
         out, _ = apply({"params": params}, h, layer, None, c, None, None, keys)

@@ -9,7 +9,6 @@ import optax
 import pytest
 from launcher import ROOT
 from networks import normal, run
-from perceptron import QUICKLY
 
 from diffax import build, loop
 from diffax import config as configs
@@ -116,7 +115,7 @@ def test_a_new_network_keeps_magnitudes_from_end_to_end():
     variables = {"params": init(network, KEY, *inputs(network, shape))}
     is_block = lambda module, method: isinstance(module, magnitude.MPBlock) and method == "__call__"  # noqa: E731
     apply = functools.partial(network.apply, capture_intermediates=is_block, mutable="intermediates")
-    _, kept = jax.jit(apply, compiler_options=QUICKLY)(variables, *inputs(network, shape))
+    _, kept = jax.jit(apply)(variables, *inputs(network, shape))
     blocks = {name: float(mean_square(y["__call__"][0]).mean()) for name, y in kept["intermediates"].items()}
     assert len(blocks) == 10
     # padding takes some, and so do averages: those of the resampling and of what the middle attends to
@@ -141,7 +140,7 @@ def test_the_magnitude_of_weights_does_not_count():
 
 def test_forced_normalization_is_idempotent_and_changes_no_output():
     params, args = params_of(TOLD), inputs(TOLD)
-    normalize = jax.jit(normalize_weights, compiler_options=QUICKLY)
+    normalize = jax.jit(normalize_weights)
     once = normalize(jax.tree.map(lambda p: np.float32(3) * np.asarray(p) if p.ndim > 1 else p, params))
     for name, w in weights(once).items():
         np.testing.assert_allclose(over_inputs(np.mean, np.square(np.asarray(w))), 1, rtol=1e-5, err_msg=name)
@@ -163,7 +162,7 @@ def test_gradients_are_orthogonal_to_every_weight_and_none_is_zero():
     def loss(params):
         return jnp.mean((network.apply({"params": params}, *inputs(network, shape)) - target) ** 2)
 
-    gradient = jax.jit(jax.grad(loss), compiler_options=QUICKLY)(params)
+    gradient = jax.jit(jax.grad(loss))(params)
     found = weights(gradient)
     assert len(found) == 2 + 2 + 5 * 3 + 3 + 4 * 2  # ends, told, blocks, skip convolutions, attention
     for name, w in weights(params).items():
@@ -183,7 +182,7 @@ def test_updates_hold_weights_at_unit_magnitude_and_a_step_that_is_skipped_chang
         return batch["x"] @ w @ jnp.asarray([1.0, -2.0, 0.5]) * params["gain"]
 
     tx = optimizer(unit_weights(optax.sgd(0.7)))
-    step = jax.jit(functools.partial(train_step, loss_fn=loss_fn, tx=tx, ema={}), compiler_options=QUICKLY)
+    step = jax.jit(functools.partial(train_step, loss_fn=loss_fn, tx=tx, ema={}))
     keys, start = jax.random.split(KEY, 4), init_state(normalize_weights(params), tx, {})
     after, _ = step(start, {"x": normal(7, (4, 5))}, keys)
     np.testing.assert_allclose(mean_square(after.params["weight"].T), 1, rtol=1e-5)
@@ -240,7 +239,7 @@ def test_a_block_is_that_of_the_formulas(decoder, inner, heads, resample):
     how = {None: None, "up": layers.upsample, "down": layers.downsample}[resample]
     block = magnitude.MPBlock(8, decoder, 8 // heads if heads else 0, how)
     params = gains_at(init(block, KEY, x, condition), 0.5)
-    y = jax.jit(block.apply, compiler_options=QUICKLY)({"params": params}, x, condition)
+    y = jax.jit(block.apply)({"params": params}, x, condition)
     np.testing.assert_allclose(y, reference(params, x, condition, 8, decoder, heads, resample), rtol=1e-4, atol=1e-5)
 
 
@@ -339,7 +338,7 @@ def test_remat_gives_the_same_output_and_gradient():
 
     def loss(network):
         of = lambda p: jnp.mean(network.apply({"params": p}, *args, dropout_keys=keys) ** 2)  # noqa: E731
-        return jax.jit(jax.value_and_grad(of), compiler_options=QUICKLY)(params)
+        return jax.jit(jax.value_and_grad(of))(params)
 
     (value, slope), (again, slope_again) = loss(network), loss(network.clone(remat=True))
     np.testing.assert_allclose(again, value, rtol=1e-5)

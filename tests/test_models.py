@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from launcher import compiled
 from networks import normal, run, specs, stirred, thinned
-from perceptron import QUICKLY
 
 from diffax.models import MLP, DiT, TextTransformer, UNet, check_shape, conditioning, init, initializers, layers
 
@@ -125,7 +124,7 @@ def test_initial_values_are_the_same_by_every_route():
     network, shape = small(adaptive=True, multipliers=(1,)), (1, 4, 4, 1)
     params = init(network, KEY, *specs(inputs(network, shape)))
     arrays = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), specs(inputs(network, shape)))
-    jitted = jax.jit(network.init, compiler_options=QUICKLY)(KEY, *arrays)["params"]
+    jitted = jax.jit(network.init)(KEY, *arrays)["params"]
     lazy = network.lazy_init(KEY, *specs(inputs(network, shape)))["params"]
     assert jax.tree.structure(params) == jax.tree.structure(jitted) == jax.tree.structure(lazy)
     jax.tree.map(np.testing.assert_array_equal, params, jitted)
@@ -312,7 +311,7 @@ def test_the_null_class_is_a_row_of_its_own_and_gets_its_own_gradient():
     def loss(params, label):
         return jnp.sum(network.apply({"params": params}, x, c, {"label": label}) ** 2)
 
-    gradient = jax.jit(jax.grad(loss), compiler_options=QUICKLY)(params, jnp.array([1, 3]))["conditioning"]["classes"]
+    gradient = jax.jit(jax.grad(loss))(params, jnp.array([1, 3]))["conditioning"]["classes"]
     np.testing.assert_array_equal(np.any(np.asarray(gradient) != 0, axis=1), [False, True, False, True])
 
 
@@ -426,7 +425,7 @@ def test_remat_gives_the_same_output_and_gradients():
 
     def loss(network):
         mean_square = lambda p: jnp.mean(network.apply({"params": p}, *args, dropout_keys=keys) ** 2)  # noqa: E731
-        return jax.jit(jax.value_and_grad(mean_square), compiler_options=QUICKLY)
+        return jax.jit(jax.value_and_grad(mean_square))
 
     value, gradient = loss(network)(params)
     value_again, gradient_again = loss(network.clone(remat=True))(params)
@@ -441,7 +440,7 @@ def test_forward_and_reverse_mode_agree():
     params, args = scrambled(network, shape), inputs(network, shape)
     direction = jax.tree.map(lambda p: normal(p.size, p.shape), params)
 
-    @functools.partial(jax.jit, compiler_options=QUICKLY)
+    @jax.jit
     def both(params):
         loss = lambda p: jnp.mean(network.apply({"params": p}, *args) ** 2)  # noqa: E731
         forward = jax.jvp(loss, (params,), (direction,))[1]

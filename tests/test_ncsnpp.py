@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from perceptron import QUICKLY
 
 from diffax import config as configs
 from diffax.models import UNet, conditioning, fir, init, layers
@@ -32,7 +31,7 @@ def normal(seed, shape):
 
 
 def compiled(function):
-    return jax.jit(function, compiler_options=QUICKLY)  # one program is made sooner than one for each operation
+    return jax.jit(function)  # one program is made sooner than one for each operation
 
 
 # Sizes

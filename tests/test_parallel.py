@@ -14,7 +14,6 @@ from perceptron import (
     CLASSES,
     NULLS,
     PROCESS,
-    QUICKLY,
     VELOCITY,
     examples,
     linear_batch,
@@ -75,13 +74,13 @@ def _unet():
 
 
 def single(task, devices):
-    return jax.jit(task.step, compiler_options=QUICKLY), task.fresh(), lambda state: state
+    return jax.jit(task.step), task.fresh(), lambda state: state
 
 
 def mesh(task, devices, shardings=parallel.replicated, **options):
     state, m = task.fresh(), parallel.mesh(devices)
     placed = shardings(state, m)
-    step = parallel.data_parallel(task.step, m, placed, compiler_options=QUICKLY, **options)
+    step = parallel.data_parallel(task.step, m, placed, **options)
     return step, jax.tree.map(jax.device_put, state, placed), lambda state: state
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
-from perceptron import QUICKLY
 
 import diffax as dx
 from diffax import build
@@ -61,7 +60,7 @@ def test_what_is_told_more_guides(namespace):
     estimate, tell, x, level = (namespace[name] for name in ("estimate", "tell", "picture", "sigmas"))
     assert x.shape == (1, 8, 8, 3) and bool(jnp.isfinite(x).all())
 
-    namespace["estimate"] = estimate = jax.jit(estimate, compiler_options=QUICKLY)  # of all that `both` asks
+    namespace["estimate"] = estimate = jax.jit(estimate)  # of all that `both` asks
     found, expected = namespace["both"](x, level[-2:-1]), estimate(x, level[-2:-1], tell("a red circle"))
     assert jnp.allclose(found, expected, atol=1e-5)
 

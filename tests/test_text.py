@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from launcher import BIG, ROOT, compiled, launch, programs, untrained  # noqa: F401
 from networks import run, stirred
-from perceptron import QUICKLY
 from PIL import Image
 
 from diffax import build, conditions, data
@@ -226,7 +225,7 @@ def test_an_image_or_a_vector_that_is_not_there_may_be_anything():
     x, c = jnp.asarray(rng.standard_normal((2, 8, 8, 3)), jnp.float32), jnp.zeros(2)
     params = init(network, KEY, x, c, cond)
     params = stirred(params)
-    apply = jax.jit(network.apply, compiler_options=QUICKLY)
+    apply = jax.jit(network.apply)
     y = np.asarray(apply({"params": params}, x, c, cond))
     for name in ("image", "clip"):
         other = {**cond, name: cond[name].at[1].set(jnp.nan)}

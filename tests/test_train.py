@@ -13,7 +13,6 @@ from perceptron import (
     CLASSES,
     NULLS,
     PROCESS,
-    QUICKLY,
     VELOCITY,
     examples,
     linear_batch,
@@ -40,7 +39,7 @@ from diffax.train import (
 def train(steps, loss_fn, params, tx, ema, n=16, accumulate=1, shape=(4,)):
     """The state and the metrics of each step of a plain jitted run."""
     step = partial(train_step, loss_fn=loss_fn, tx=tx, ema=ema, accumulate=accumulate)
-    step = jax.jit(step, compiler_options=QUICKLY)
+    step = jax.jit(step)
     state, rows = init_state(params, tx, ema), []
     for i in range(steps):
         state, metrics = step(state, examples(n, shape, seed=i), example_keys(jax.random.key(0), i, 0, n))
@@ -189,7 +188,7 @@ def test_clipping_keeps_the_direction(clip):
     _, w, b = linear_gradient(*(np.asarray(linear_params()[k], np.float64) for k in ("w", "b")), linear_batch())
     norm = np.sqrt((w**2).sum() + (b**2).sum())
     tx = optimizer(optax.sgd(1.0), clip)
-    step = jax.jit(partial(train_step, loss_fn=linear_loss, tx=tx, ema={}), compiler_options=QUICKLY)
+    step = jax.jit(partial(train_step, loss_fn=linear_loss, tx=tx, ema={}))
     state, metrics = step(init_state(linear_params(), tx, {}), linear_batch(), keys_of(8))
     moved = jax.tree.map(lambda old, new: old - new, linear_params(), state.params)
     for found, gradient in ((moved["w"], w), (moved["b"], b)):

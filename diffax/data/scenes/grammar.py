@@ -38,7 +38,7 @@ _RELATIONS = {
 }
 _PLAIN = 70  # percent of the words that are the plainest
 
-# words of the longest: "a small red circle", "... to the left of a small red cross", "... and to the left of ..."
+# the words of the longest caption of so many objects: "a small red circle to the left of a small red cross and ..."
 LONGEST = {1: 4, 2: 12, 3: 21}
 
 
