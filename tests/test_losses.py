@@ -177,7 +177,9 @@ def test_times_have_their_distribution(process_name):
         gap = np.abs(np.sort(value) - empirical).max()
         assert gap < 1.95 / np.sqrt(BATCH) + (0.005 if name == "discrete" else 0.0), name
         if name.endswith("stratified"):
-            assert np.abs(value - empirical).max() < 0.51 / BATCH + 1e-6
+            inside = (share != 0) & (share != 1)  # a learned schedule is not told levels beyond its ends
+            assert inside.mean() > 0.99
+            assert np.abs(value - empirical)[inside].max() < 0.51 / BATCH + 1e-6, name
 
 
 def test_discrete_times_of_ddpm_are_its_indices():
