@@ -1,6 +1,7 @@
 """The training step: a pure function of (state, batch, keys)."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -275,8 +276,8 @@ def skip_nonfinite(tx: optax.GradientTransformation) -> optax.GradientTransforma
     def update(grads, state, params=None):
         finite = jnp.isfinite(optax.global_norm(grads))
         updates, inner = tx.update(grads, state.inner, params)
-        updates = jax.tree.map(lambda u: jnp.where(finite, u, jnp.zeros_like(u)), updates)
-        inner = jax.tree.map(lambda new, old: jnp.where(finite, new, old), inner, state.inner)
+        updates = jax.tree.map(lambda u: jax.lax.select(finite, u, jnp.zeros_like(u)), updates)
+        inner = jax.tree.map(partial(jax.lax.select, finite), inner, state.inner)
         bad = 1 - finite.astype(jnp.int32)
         return updates, SkipState(bad * (state.in_a_row + 1), state.total + bad, inner)
 

@@ -1,5 +1,6 @@
 """Eight virtual CPU devices for every test, and programs that compile sooner, set before JAX starts."""
 
+import gc
 import os
 from importlib.metadata import version
 
@@ -12,3 +13,15 @@ if "xla_force_host_platform_device_count" not in flags:
 os.environ["XLA_FLAGS"] = flags
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # most of the time is the compiler's
+
+
+def pytest_xdist_auto_num_workers(config):
+    """A worker more than cores: some wait for the processes that they started."""
+    return (os.cpu_count() or 1) + 1
+
+
+def pytest_collection_finish(session):
+    """What is imported by now stays; to search it for garbage again and again took a twentieth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)

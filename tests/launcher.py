@@ -150,10 +150,11 @@ def untrained(folder: Path, file: str, options: str) -> Path:
 
     experiment = checks.experiment(configured(file, options.split()))
     rng = np.random.default_rng(0)
-    state = jax.tree.map(
+    stirred = jax.tree.map(
         lambda leaf: leaf + 0.2 * rng.standard_normal(leaf.shape).astype(leaf.dtype) if leaf.ndim else leaf,
-        training.initial_state(experiment),
+        jax.device_get(training.initial_state(experiment)),  # a program for every shape takes seconds
     )
+    state = jax.device_put(stirred)
     state = dataclasses.replace(state, step=state.step + 1)
     workdir.prepare(folder, experiment.config)
     manager = checkpoint.manager(folder / "checkpoints")

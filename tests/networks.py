@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,7 +14,7 @@ def thinned(cases, *quick):
 
 
 def normal(seed, shape):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+    return jax.device_put(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
 
 
 def specs(tree):
@@ -26,7 +25,11 @@ def specs(tree):
 def stirred(params, seed=1):
     """Parameters with nothing at zero, so that every path of the network counts."""
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda p: p + 0.2 * rng.standard_normal(p.shape).astype(np.float32), params)
+
+    def stir(p):  # on the host: a program for every shape takes seconds
+        return np.asarray(p) + 0.2 * rng.standard_normal(p.shape).astype(np.float32)
+
+    return jax.device_put(jax.tree.map(stir, params))
 
 
 @functools.cache

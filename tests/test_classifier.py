@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import stirred
 
 from diffax import DDPM, VE, VP, FlowMatching, build, classifier_guidance, linear_betas
 from diffax.losses import classifier_loss
@@ -27,8 +28,7 @@ def normal(seed, shape):
 
 def scrambled(module, *args):
     """Parameters with nothing at zero, so that every path of the network counts."""
-    params, rng = init(module, KEY, *args), np.random.default_rng(1)
-    return jax.tree.map(lambda p: p + 0.2 * rng.standard_normal(p.shape).astype(np.float32), params)
+    return stirred(init(module, KEY, *args))
 
 
 # The network

@@ -385,7 +385,7 @@ def test_every_optimizer_takes_a_step(name):
     )
     tx = build.optimizer({"optimizer": spec})
     params = {"w": jnp.ones((3, 3))}
-    updates, _ = tx.update({"w": jnp.full((3, 3), 0.5)}, tx.init(params), params)
+    updates, _ = jax.jit(tx.update)({"w": jnp.full((3, 3), 0.5)}, tx.init(params), params)
     assert updates["w"].shape == (3, 3) and np.isfinite(updates["w"]).all()
 
 

@@ -25,7 +25,7 @@ def moved(gradients, params=None, **options):
     state, start = tx.init(params), params
     for gradient in gradients:
         updates, state = jax.jit(tx.update)(gradient, state, params)
-        params = optax.apply_updates(params, updates)
+        params = jax.jit(optax.apply_updates)(params, updates)
     return jax.tree.map(lambda a, b: np.asarray(a - b), params, start)
 
 
@@ -108,7 +108,7 @@ def test_weight_decay_shrinks_what_the_mask_chooses():
     config = configs.load(f"{ROOT}/experiments/toy_mixture.py")
     config["optimizer"] = dict(name="muon", weight_decay=0.5, learning_rate=RATE)
     tx = build.optimizer(configs.complete(config))
-    updates, _ = tx.update(still, tx.init(params), params)
+    updates, _ = jax.jit(tx.update)(still, tx.init(params), params)
     np.testing.assert_allclose(updates["kernel"], -0.5 * RATE, rtol=1e-5)
     np.testing.assert_allclose(updates["embedding"], -0.5 * RATE, rtol=1e-5)
     assert not updates["bias"].any()

@@ -212,7 +212,7 @@ def test_a_token_out_of_range_gives_nan_in_its_row_alone():
     x, c = jnp.zeros((3, 8, 8, 3)), jnp.zeros(3)
     text = jnp.asarray([[1, 9, 0], [1, 8, 0], [1, -1, 0]])
     params = init(network, KEY, x, c, {"text": text})
-    y = reading_of(network, jax.tree.map(lambda p: p + 0.1, params), {"text": text})
+    y = reading_of(network, jax.tree.map(lambda p: np.asarray(p) + np.float32(0.1), params), {"text": text})
     np.testing.assert_array_equal(np.isnan(y).any((1, 2, 3)), [True, False, True])
 
 

@@ -1,6 +1,7 @@
 """Data whose every answer is known: mixtures of Gaussians, their exact denoisers, networks and densities."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -43,7 +44,11 @@ def gaussian(mean: float = 0.0, std: float = 0.5, dim: int = 1) -> Mixture:
 
 def posterior(data: Mixture, x_t: Array, alpha: Array, sigma: Array) -> tuple[Array, Array]:
     """(E[x0 | x_t], E[eps | x_t]) for x_t [n, *data], alpha and sigma [n]: each by its own formula, no division."""
-    weights, means, stds = (jnp.asarray(value, x_t.dtype) for value in data)
+    return _posterior(*(jnp.asarray(value, x_t.dtype) for value in data), x_t, alpha, sigma)
+
+
+@partial(jax.jit, inline=True)  # one program where it is called outside of any
+def _posterior(weights, means, stds, x_t, alpha, sigma):
     flat = x_t.reshape(x_t.shape[0], -1)
     alpha, sigma = alpha[:, None], sigma[:, None]
     total = (alpha * stds) ** 2 + sigma**2  # [n, k]

@@ -1,5 +1,7 @@
 """The discrete chain of DDPM and its beta tables, computed in float64 on the host."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,33 +57,44 @@ class DDPM(Process):
         """T - 1."""
         return float(self.steps - 1)
 
-    def _log_nsr(self, t):
-        left = jnp.clip(jnp.floor(t), 0, self.steps - 2)
-        i, w = left.astype(jnp.int32), t - left
-        return (1.0 - w) * self.log_nsr[i] + w * self.log_nsr[i + 1]  # exact at w = 0 and at w = 1
-
     def alpha(self, t):
         """√(alpha-bar)."""
-        return jnp.sqrt(jax.nn.sigmoid(-2.0 * self._log_nsr(t)))
+        return jnp.sqrt(jax.nn.sigmoid(-2.0 * _between_entries(self.log_nsr, t)))
 
     def sigma(self, t):
         """√(1 - alpha-bar)."""
-        return jnp.sqrt(jax.nn.sigmoid(2.0 * self._log_nsr(t)))
+        return jnp.sqrt(jax.nn.sigmoid(2.0 * _between_entries(self.log_nsr, t)))
 
     def nsr(self, t):
         """√((1 - alpha-bar)/alpha-bar)."""
-        return jnp.exp(self._log_nsr(t))
+        return jnp.exp(_between_entries(self.log_nsr, t))
 
     def time(self, nsr):
         """The inverse of `nsr`: the table read backwards."""
-        log_nsr = jnp.log(nsr)
-        i = jnp.clip(jnp.searchsorted(self.log_nsr, log_nsr, side="right", method="compare_all") - 1, 0, self.steps - 2)
-        low, high = self.log_nsr[i], self.log_nsr[i + 1]
-        return i.astype(log_nsr.dtype) + (log_nsr - low) / (high - low)
+        return _place(self.log_nsr, jnp.log(nsr))
 
     def timestep(self, t):
         """The index itself, as Ho et al. embed it."""
         return jnp.asarray(t)
+
+
+# each one program where it is called outside of any, in place of a dozen
+
+
+@partial(jax.jit, inline=True)
+def _between_entries(table, t):
+    """The table at index t, linear between its entries."""
+    left = jnp.clip(jnp.floor(t), 0, len(table) - 2)
+    i, w = left.astype(jnp.int32), t - left
+    return (1.0 - w) * table[i] + w * table[i + 1]  # exact at w = 0 and at w = 1
+
+
+@partial(jax.jit, inline=True)
+def _place(table, value):
+    """The index t at which the table has a value."""
+    i = jnp.clip(jnp.searchsorted(table, value, side="right", method="compare_all") - 1, 0, len(table) - 2)
+    low, high = table[i], table[i + 1]
+    return i.astype(value.dtype) + (value - low) / (high - low)
 
 
 def linear_betas(n: int = 1000, start: float = 1e-4, end: float = 0.02) -> np.ndarray:

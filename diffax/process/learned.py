@@ -1,9 +1,11 @@
 """The learned noise schedule of variational diffusion models: a process whose parameters are trained."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from diffax.process.gaussian import Process, pytree
@@ -76,13 +78,13 @@ def learned_schedule(
             f"n={n}, gamma_min={gamma_min}, gamma_max={gamma_max}, steepness={steepness} is not allowed: expected n of "
             "at least 1, gamma_min below gamma_max, a positive steepness"
         )
+    centers = (np.arange(n) + 0.5) / n
+    network = Monotone(_raw(1.0), _raw(np.full(n, steepness)), -steepness * centers, _raw(np.full(n, 1.0 / n)))
     dtype = jnp.result_type(float)
-    w2 = jnp.full(n, steepness, dtype)
-    centers = (jnp.arange(n, dtype=dtype) + 0.5) / n
-    network = Monotone(_raw(jnp.ones((), dtype)), _raw(w2), -w2 * centers, _raw(jnp.full(n, 1.0 / n, dtype)))
-    return LearnedSchedule(jnp.asarray(gamma_min, dtype), jnp.asarray(gamma_max, dtype), network)
+    return jax.tree.map(lambda p: jnp.asarray(np.asarray(p, dtype)), LearnedSchedule(gamma_min, gamma_max, network))
 
 
+@partial(jax.jit, inline=True)  # one program where it is called outside of any
 def _increasing(network, t):
     w1, w2, w3 = (jax.nn.softplus(w) for w in (network.w1, network.w2, network.w3))
     line = w1 * t
@@ -90,5 +92,5 @@ def _increasing(network, t):
 
 
 def _raw(w):
-    """The inverse of softplus."""
-    return w + jnp.log(-jnp.expm1(-w))
+    """The inverse of softplus, on the host."""
+    return w + np.log(-np.expm1(-w))

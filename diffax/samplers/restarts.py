@@ -1,6 +1,7 @@
 """Restart sampling: the ODE, and within an interval of levels back up by noise and down again."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,7 @@ def restart(
     check_count("steps", steps)
     check(lambda lo, hi: 0 < lo and 0 < hi < math.inf, "levels are positive and finite", lo=lo, hi=hi)
     check(lambda rho: 0 < rho < math.inf, "give a positive number, 7 as Karras et al. do", rho=rho)
-    levels, ups = _with_restarts(checked(sigmas), lo, hi, times, steps, rho)
+    levels, ups = _with_restarts(checked(sigmas), lo, hi, int(times), int(steps), rho)
 
     def step(x, i, s, r):
         up = ups[i]
@@ -52,6 +53,7 @@ def restart(
     return follow(step, x, levels, trajectory)
 
 
+@partial(jax.jit, static_argnames=("times", "steps"), inline=True)
 def _with_restarts(sigmas, lo, hi, times, steps, rho):
     """(levels [m + 1], the noise added before each of the m steps): the grid with the ways down put in."""
     n, extra = len(sigmas) - 1, times * steps

@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import operator
+from functools import partial
 from typing import Annotated
 
 import jax
@@ -61,6 +63,11 @@ def check_options(n: int, **numbers) -> None:
 
 def between(n: int, start, stop) -> Array:
     """[n] numbers from start to stop, evenly spaced and exact at both ends; start alone where n is 1."""
+    return _between(operator.index(n), start, stop)
+
+
+@partial(jax.jit, static_argnums=0, inline=True)  # one program where a grid is made outside of any, as most are
+def _between(n, start, stop):
     # shares from the host: a compiled division is a product with the reciprocal, which misses 1 at the end
     gaps = max(n - 1, 1)
     there, left = real([i / gaps for i in range(n)]), real([(gaps - i) / gaps for i in range(n)])
@@ -72,6 +79,7 @@ def real(number) -> Array:
     return jnp.asarray(number, jnp.result_type(float))
 
 
+@partial(jax.jit, inline=True)
 def then_zero(levels: Array) -> Sigmas:
     """`levels` [n] and a last one of 0."""
     return jnp.concatenate([levels, jnp.zeros(1, levels.dtype)])
