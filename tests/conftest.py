@@ -4,15 +4,18 @@ import gc
 import os
 from importlib.metadata import version
 
-# jaxlib 0.10's new emitters take a third of the time of all tests. Real commands, which tests start with flags of their
-# own, have them, and are optimized.
-SOONER = "--xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else ""
-flags = os.environ.get("XLA_FLAGS", "") or SOONER
+# Most of the time is the compiler's. Small programs compile sooner in one part than in 32, and where they are optimized
+# at all, as training steps are. jaxlib 0.10's new emitters alone take a third of the time of all tests. Real commands,
+# which tests start with flags of their own, have all of it.
+SOONER = ["--xla_cpu_parallel_codegen_split_count=1", "--xla_backend_optimization_level=1"]
+if version("jaxlib").startswith("0.10."):
+    SOONER.append("--xla_cpu_use_fusion_emitters=false")
+flags = os.environ.get("XLA_FLAGS", "") or " ".join(SOONER)
 if "xla_force_host_platform_device_count" not in flags:
     flags = f"{flags} --xla_force_host_platform_device_count=8".strip()
 os.environ["XLA_FLAGS"] = flags
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # most of the time is the compiler's
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 
 def pytest_xdist_auto_num_workers(config):
