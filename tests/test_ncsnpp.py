@@ -78,13 +78,13 @@ def count(size, *, channels=128, multipliers=(1, 2, 2, 2), blocks=2, attention=(
 @pytest.mark.parametrize(
     "experiment, size, expected, more",
     [
-        ("cifar10_ddpm", 32, 35_746_307, {}),
+        pytest.param("cifar10_ddpm", 32, 35_746_307, {}, marks=pytest.mark.slow),  # quick in test_models
         # the network of arXiv:2011.13456's released code
         ("cifar10_vp", 32, 61_804_419, {}),
         # no exact count that we know of was printed: the layers of the paper, summed, and the 128 fixed Fourier rates
-        ("cifar10_ncsnpp", 32, 62_758_915, {}),
+        pytest.param("cifar10_ncsnpp", 32, 62_758_915, {}, marks=pytest.mark.slow),
         # that of arXiv:2206.00364, 55.7M, less the layer that tells it the augmentation, 9 numbers to 128
-        ("cifar10_edm", 32, 55_733_891 - 9 * 128, {}),
+        pytest.param("cifar10_edm", 32, 55_733_891 - 9 * 128, {}, marks=pytest.mark.slow),
         # arXiv:2105.05233, 296M with its learned variance, and a row for the null class
         ("imagenet64_adm", 64, 295_904_454 + 4 * 192, dict(out_channels=6, num_classes=1000)),
     ],
