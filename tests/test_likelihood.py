@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import thinned
 from oracle import PROCESSES, Mixture, exact_denoiser, gaussian, keys_of, levels, posterior_mean, precision, strict  # noqa: F401
 from scipy.integrate import solve_ivp
 
@@ -76,7 +77,7 @@ def density(name, x, lo, hi, std):
     return log_prob(exact_denoiser(MIXTURES[name]), x, keys_of(len(x)), **options)
 
 
-@pytest.mark.parametrize("name", MIXTURES)
+@pytest.mark.parametrize("name", thinned(MIXTURES, "16"))
 @pytest.mark.parametrize("process_name", PRIORS)
 def test_density_of_a_mixture(process_name, name):
     data, process = MIXTURES[name], PROCESSES[process_name]()

@@ -13,17 +13,26 @@ from diffax import build
 TEXT = (Path(__file__).parent.parent / "README.md").read_text()
 
 
+EXAMPLES = re.findall(r"```python\n(.*?)```", TEXT, re.S)
+
+
 @pytest.fixture(scope="module")
 def namespace():
-    """What README's examples leave behind, run one after the other."""
+    """What README's examples but the last leave behind, run one after the other."""
     names = {}
-    for block in re.findall(r"```python\n(.*?)```", TEXT, re.S):
+    for block in EXAMPLES[:-1]:
         exec(compile(block, "README.md", "exec"), names)
     return names
 
 
 def test_there_are_nine_examples():
-    assert len(re.findall(r"```python\n", TEXT)) == 9
+    assert len(EXAMPLES) == 9
+
+
+@pytest.mark.slow
+def test_the_last_checks_a_sampler(namespace):
+    assert "conformance.check" in EXAMPLES[-1]
+    exec(compile(EXAMPLES[-1], "README.md", "exec"), namespace)
 
 
 def test_exact_denoiser_gives_the_data_spread(namespace):

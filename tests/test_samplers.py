@@ -10,6 +10,7 @@ import pytest
 import reference
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from networks import thinned
 from oracle import (
     MIXTURE,
     PROCESSES,
@@ -164,6 +165,7 @@ def test_sample_i_depends_on_start_and_key_i_only():
         np.testing.assert_array_equal(others[name][0][0], whole[name][0][0], err_msg=name)
 
 
+@pytest.mark.slow  # the command's are compared in test_main, the guided ones in test_guidance
 def test_eight_devices_draw_the_same_samples():
     sigmas, keys, x, whole = batch_of_16()
     mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
@@ -212,7 +214,7 @@ def test_sweeping_does_not_recompile(name):
     assert len(traced) == 1
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", thinned(SAMPLERS, "ddim_half", "heun_churn", "dpmpp_2m", "restart"))
 def test_vmap_and_gradients(name):
     # over everything that is traced, at once, the last level, 0, included
     run, options = swept(name)
