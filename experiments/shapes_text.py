@@ -19,8 +19,8 @@ Noise:    with lognormal(0.7, 1.2), not stratified, and 20 sampling steps, a run
           levels decide: 98.1 and 67.4 %, the relation in 60.5 % (20 sampling steps).
 Control:  with the text shuffled among the pictures (data.shuffled=True) 1.6 % are wholly right, 2.6 of one object and
           1.2 of two, the relation in 37.7 %; of 5000 real pictures with the caption of another, 2.0, 1.9 and 2.1 %.
-The figures of 16 pixels are of an earlier run with lognormal(0.7, 1.2), whose training had the captions of `unseen`
-too; there, 99.4 and 87.5 %.
+Figures below are of earlier runs with lognormal(0.7, 1.2), whose training had the captions of `unseen` too; there, 99.4
+and 87.5 %.
 16 pixels: 7000 steps with data.size=16, network.patch=1, attention and cross_attention=(8,4), loss.time.mean=0.3,
           sample.grid.hi=40 train in 29 min 25 s to 98.1 and 89.8 %, novel pairs 100 and 86.1 %; shuffled text 2.2 %.
           With pooled_text=True, kernel=1, heads of 32, half the scenes of one object and lognormal(0, 1.4) it was

@@ -4,9 +4,11 @@ import gc
 import os
 from importlib.metadata import version
 
-# Most of the time is the compiler's. Small programs compile sooner in one part than in 32, and where they are optimized
-# at all, as training steps are. jaxlib 0.10's new emitters alone take a third of the time of all tests. Real commands,
-# which tests start with flags of their own, have all of it.
+import pytest
+
+# Most of the time is the compiler's. Small programs compile sooner in one part than in 32; the few that are optimized
+# (`oracle.precision`) are so at the level of training steps. jaxlib 0.10's new emitters alone take a third of the time
+# of all tests. Real commands, which tests start with flags of their own, do without any of this.
 SOONER = ["--xla_cpu_parallel_codegen_split_count=1", "--xla_backend_optimization_level=1"]
 if version("jaxlib").startswith("0.10."):
     SOONER.append("--xla_cpu_use_fusion_emitters=false")
@@ -18,6 +20,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config):
     """A worker more than cores: some wait for the processes that they started."""
     return (os.cpu_count() or 1) + 1
