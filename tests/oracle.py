@@ -271,7 +271,7 @@ def strict():
 
 @contextlib.contextmanager
 def precision(bits):
-    """Computes in floats of 64 bits; or in those of 32, with the rounding of programs optimized as training steps are."""
+    """Computes in floats of 64 bits; or in those of 32, with the rounding of programs optimized as training steps."""
     if bits == 64:
         with jax.enable_x64(True):
             yield
