@@ -67,11 +67,12 @@ def child(name: str) -> dict:
     import workloads
 
     from diffax import build
-    from diffax.compile import enable_cache, keep_memory
+    from diffax.compile import enable_cache, keep_memory, spare_imports
     from diffax.loop import training
 
-    enable_cache()
+    spare_imports()
     keep_memory()
+    enable_cache()
     mark("import")
     experiment = build.experiment(workloads.config(name))
     mark("data")

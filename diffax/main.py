@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     overrides = _parse_flags(argv)
     from diffax import loop, parallel
-    from diffax.compile import enable_cache, keep_memory
+    from diffax.compile import enable_cache, keep_memory, spare_imports
     from diffax.config import complete, override
 
     for name in ("out", "animation"):
@@ -63,6 +63,7 @@ def main(argv: Sequence[str]) -> int:
     if FLAGS.mode == "eval":
         _check_evaluated(config["eval"])
     parallel.start_hosts()
+    spare_imports()
     keep_memory()
     if FLAGS.compilation_cache:
         enable_cache()

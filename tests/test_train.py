@@ -28,6 +28,7 @@ from diffax.train import (
     TrainState,
     diffusion_loss,
     example_keys,
+    global_norm,
     init_state,
     optimizer,
     schedule,
@@ -234,6 +235,33 @@ def test_one_bad_leaf_holds_back_all():
     updates, state = tx.update(grads, tx.init(params), params)
     assert_bitwise(updates, jax.tree.map(jnp.zeros_like, params))
     assert_bitwise(state.inner, tx.init(params).inner)
+
+
+@pytest.mark.parametrize("dtype, rtol", [(np.float32, 1e-6), (jnp.bfloat16, 1e-6), (np.float64, 1e-12)])
+def test_the_norm_is_over_arrays_of_every_size(dtype, rtol):
+    sizes = [(), (1,), (3, 5), (2**16 - 1,), (2**8, 2**8), (2**16 + 1,)]  # joined are those below 2**16
+    with jax.enable_x64(dtype == np.float64):
+        tree = {str(shape): jnp.asarray(np.random.default_rng(0).normal(1, 1, shape), dtype) for shape in sizes}
+        alone = {name: float(global_norm({name: a})) for name, a in tree.items()}
+        norm = global_norm(tree)
+        assert norm.dtype == (np.float64 if dtype == np.float64 else np.float32) and norm.shape == ()
+        exact = {name: np.linalg.norm(np.asarray(a, np.float64).ravel()) for name, a in tree.items()}
+        assert alone == pytest.approx(exact, rel=rtol)
+        assert float(norm) == pytest.approx(np.linalg.norm(list(exact.values())), rel=rtol)
+    assert global_norm({}) == 0
+
+
+def test_a_norm_that_is_given_is_not_taken_again():
+    params, grads = linear_params(), jax.tree.map(lambda p: 3.0 * jnp.ones_like(p), linear_params())
+    tx = optimizer(optax.sgd(1.0), 1.0)
+    expected, _ = tx.update(grads, tx.init(params), params)
+    assert float(global_norm(expected)) == pytest.approx(1.0)
+    assert_bitwise(tx.update(grads, tx.init(params), params, norm=global_norm(grads))[0], expected)
+    halved, _ = tx.update(grads, tx.init(params), params, norm=2 * global_norm(grads))
+    assert float(global_norm(halved)) == pytest.approx(0.5)
+    none, state = tx.update(grads, tx.init(params), params, norm=jnp.inf)
+    assert_bitwise(none, jax.tree.map(jnp.zeros_like, params))
+    assert int(state.total) == 1
 
 
 def test_an_optimizer_without_skipping_measures_no_skips():

@@ -7,6 +7,7 @@ function of row i of its inputs and of dropout key i.
 import math
 import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -26,6 +27,7 @@ def join(x: Array, h: Array, rescale: bool) -> Array:
     return (x + h) * math.sqrt(0.5) if rescale else x + h
 
 
+@partial(jax.jit, static_argnames=("groups", "eps"))  # traced once for each shape
 def group_norm(x: Array, scale: Array, bias: Array, groups: int, eps: float = 1e-6) -> Array:
     """(x - mean) / sqrt(var + eps) * scale + bias over the positions and channels of each group; arXiv:1803.08494.
 
@@ -50,6 +52,7 @@ def group_norm(x: Array, scale: Array, bias: Array, groups: int, eps: float = 1e
     return d * gain + jnp.expand_dims(jnp.atleast_2d(bias), positions)
 
 
+@jax.jit
 def silu(x: Array) -> Array:
     """x sigmoid(x), computed in float32; arXiv:1702.03118. sigmoid(x) = (1 + tanh(x/2))/2 is the faster form on CPU."""
     half = 0.5 * x.astype(jnp.float32)
