@@ -45,10 +45,9 @@ setup(
             "pytest>=8.0",
             "pytest-xdist>=3.6",
             "ruff>=0.14",
-            "pyright[nodejs]>=1.1.400",
-            "pre-commit>=4.0",
             "tensorboardX>=2.6",
         ],
+        "lint": ["ruff>=0.14", "pyright[nodejs]>=1.1.400", "pre-commit>=4.0"],
     },
     entry_points={"console_scripts": ["diffax = diffax.main:run"]},
     classifiers=[

@@ -4,8 +4,6 @@ import gc
 import os
 from importlib.metadata import version
 
-import pytest
-
 # Most of the time is the compiler's. Small programs compile sooner in one part than in 32; the few that are optimized
 # (`oracle.precision`) are so at the level of training steps. jaxlib 0.10's new emitters alone take a third of the time
 # of all tests. Real commands, which tests start with flags of their own, do without any of this.
@@ -18,12 +16,6 @@ if "xla_force_host_platform_device_count" not in flags:
 os.environ["XLA_FLAGS"] = flags
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers(config):
-    """A worker more than cores: some wait for the processes that they started."""
-    return (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_finish(session):

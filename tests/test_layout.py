@@ -1,14 +1,13 @@
 """The architecture, held: imports run one way, files and functions stay small, and what is public is documented."""
 
 import ast
+import functools
 import importlib
 import inspect
 import re
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 import diffax
 
@@ -116,6 +115,7 @@ def at_import(tree):
         yield from at_import(node)
 
 
+@functools.cache
 def read(path):
     package = ".".join(["diffax", *path.relative_to(PACKAGE).parent.parts])
     tree = ast.parse(path.read_text())
@@ -129,12 +129,30 @@ def name_of(path):
     return str(path.relative_to(PACKAGE))
 
 
+def of_each(paths):
+    """Makes the check of one file a test of all, which says all that is wrong: hundreds of tests took seconds."""
+
+    def test_of(check):
+        def test():
+            wrong = []
+            for path in paths:
+                try:
+                    check(path)
+                except AssertionError as error:
+                    wrong.append(f"{name_of(path)}: {error}")
+            assert not wrong, "\n".join(wrong)
+
+        return test
+
+    return test_of
+
+
 def test_every_file_has_its_layer():
     assert {layer_of(path) for path in INNER} <= set(LAYERS)
     assert FILES
 
 
-@pytest.mark.parametrize("path", INNER, ids=name_of)
+@of_each(INNER)
 def test_imports_run_one_way(path):
     layer = layer_of(path)
     allowed = set(LAYERS[: LAYERS.index(layer) + 1]) - APART.get(layer, set()) | {"__version__"}
@@ -143,7 +161,7 @@ def test_imports_run_one_way(path):
             assert module.split(".")[1] in allowed, f"line {node.lineno}: {layer} imports {module}"
 
 
-@pytest.mark.parametrize("path", INNER, ids=name_of)
+@of_each(INNER)
 def test_packages_are_imported_where_they_are_used(path):
     tree, imports = read(path)
     now = {id(node) for node in at_import(tree)}
@@ -156,7 +174,7 @@ def test_packages_are_imported_where_they_are_used(path):
         assert not module.startswith("jax._src"), "public names only"
 
 
-@pytest.mark.parametrize("path", INNER, ids=name_of)
+@of_each(INNER)
 def test_only_commands_read_flags(path):
     if name_of(path) not in {"main.py", "demo/__main__.py"}:
         tree, imports = read(path)
@@ -166,7 +184,7 @@ def test_only_commands_read_flags(path):
         assert "flags.DEFINE" not in text
 
 
-@pytest.mark.parametrize("path", INNER, ids=name_of)
+@of_each(INNER)
 def test_only_build_turns_strings_into_functions(path):
     tree, _ = read(path)
     if layer_of(path) not in {"build", "config"}:
@@ -174,7 +192,7 @@ def test_only_build_turns_strings_into_functions(path):
         assert not called & {"eval", "exec", "__import__", "importlib.import_module", "import_module", "globals"}
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+@of_each(FILES)
 def test_files_and_functions_fit(path):
     assert len(path.read_text().splitlines()) <= 350
     assert path.stem not in {"utils", "util", "common", "base", "types", "helpers", "misc"}
@@ -187,7 +205,7 @@ def test_files_and_functions_fit(path):
             assert not node.name.endswith("Manager")
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+@of_each(FILES)
 def test_what_is_public_is_documented(path):
     tree, _ = read(path)
     assert ast.get_docstring(tree), "the file itself"
