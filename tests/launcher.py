@@ -1,12 +1,16 @@
 """The launcher for tests: in this process, where what it compiles is counted, or as the real command in another."""
 
+import atexit
 import contextlib
 import dataclasses
+import functools
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -53,21 +57,38 @@ class Outcome(NamedTuple):
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory):
     """The folder of compiled programs that all launches of a session share, in this process and in others."""
+    folder = tmp_path_factory.getbasetemp() / "programs"
+    with kept_in(folder):
+        yield folder
+
+
+@contextlib.contextmanager
+def kept_in(folder):
+    """Compiled programs are kept in this folder, and afterwards as before."""
     from jax.experimental.compilation_cache import compilation_cache
 
-    folder = tmp_path_factory.getbasetemp() / "programs"
-    options = {
-        "jax_compilation_cache_dir": str(folder),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
+    options = {"jax_compilation_cache_dir": str(folder), "jax_persistent_cache_min_compile_time_secs": 0.0}
     before = {name: getattr(jax.config, name) for name in options}
-    for settings in (options, before):
+    try:
+        _set(options)
         compilation_cache.reset_cache()
-        for name, value in settings.items():
-            jax.config.update(name, value)
-        if settings is options:
-            yield folder
-    compilation_cache.reset_cache()
+        yield
+    finally:
+        _set(before)
+        compilation_cache.reset_cache()
+
+
+def _set(options):
+    for name, value in options.items():
+        jax.config.update(name, value)
+
+
+@functools.cache
+def _launched():
+    """The folder for the programs of launches in this process."""
+    folder = tempfile.mkdtemp(prefix="programs-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def compiled(function, *args, **kwargs):
@@ -78,7 +99,10 @@ def compiled(function, *args, **kwargs):
 
 
 def launch(*args) -> Outcome:
-    """The command in this process, on its eight devices. Whatever is no `SystemExit` is raised."""
+    """The command in this process, on its eight devices. Whatever is no `SystemExit` is raised.
+
+    Its programs are kept for other launches, not in the user's cache; and those of the tests after it are not kept.
+    """
     from diffax import main
 
     for flag in flags.FLAGS.get_flags_for_module(main):
@@ -87,7 +111,8 @@ def launch(*args) -> Outcome:
     sys.argv = ["diffax", *map(str, args)]
     del _compiled[:]
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as end:
+        kept = contextlib.nullcontext() if jax.config.jax_compilation_cache_dir else kept_in(_launched())
+        with kept, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as end:
             main.run()
     finally:
         sys.argv, sys.path[:] = argv, path
