@@ -49,7 +49,7 @@ BUGS = {
     "v: a sign": ("prediction.py", "(-process.sigma(t), process.alpha(t))", "(process.sigma(t), process.alpha(t))", PREDICTION),
     "min-SNR: max for min": ("losses", "jnp.minimum(", "jnp.maximum(", LOSSES),
     "likelihood: the change of volume, with the wrong sign": ("likelihood/density.py", "x.size / (1.0 + sigma**2) - captured", "captured - x.size / (1.0 + sigma**2)", LIKELIHOOD),
-    "clipping: to the root of what was asked": ("train.py", "jnp.minimum(1.0, largest / (", "jnp.minimum(1.0, largest**0.5 / (", TRAIN),
+    "clipping: by the squared norm": ("train.py", "largest / global_norm(grads))", "largest / global_norm(grads) ** 2)", TRAIN),
     "DiT: long skips in the order of the way down": ("models/dit.py", "kept[::-1]", "kept", DIT),
     "DiT: every layer drops the same": ("models/transformer.py", "jax.random.fold_in(key, layer)", "jax.random.fold_in(key, 0)", DIT),
     "DiT: columns and rows exchanged": ("models/transformer.py", "[column * rates, row * rates]", "[row * rates, column * rates]", DIT),

@@ -77,15 +77,14 @@ def train_step(
     if axis_name is not None:
         loss, grads = jax.lax.pmean((loss, grads), axis_name)
 
-    norm = global_norm(grads)
-    updates, opt_state = optax.with_extra_args_support(tx).update(grads, state.opt_state, state.params, norm=norm)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
 
     def average(decay, mean):
         return jax.tree.map(lambda m, p: m + (1.0 - decay) * (p - m), mean, params)
 
     ema_params = {name: average(decay(state.step), state.ema_params[name]) for name, decay in ema.items()}
-    metrics = {"loss": loss, "grad_norm": norm, **_skipped(opt_state)}
+    metrics = {"loss": loss, "grad_norm": global_norm(grads), **_skipped(opt_state)}
     return TrainState(state.step + 1, params, ema_params, opt_state), metrics
 
 
@@ -220,11 +219,11 @@ def clip_norm(largest: float) -> optax.GradientTransformation:
     A product, which XLA fuses into the update; it keeps optax's quotient apart, a program more for every parameter.
     """
 
-    def update(grads, state, params=None, *, norm=None, **_):
-        scale = jnp.minimum(1.0, largest / (global_norm(grads) if norm is None else norm))
+    def update(grads, state, params=None):
+        scale = jnp.minimum(1.0, largest / global_norm(grads))
         return jax.tree.map(lambda g: g * scale.astype(g.dtype), grads), state
 
-    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+    return optax.GradientTransformation(optax.init_empty_state, update)
 
 
 class SkipState(NamedTuple):
@@ -289,18 +288,15 @@ def skip_nonfinite(tx: optax.GradientTransformation) -> optax.GradientTransforma
     def init(params):
         return SkipState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), tx.init(params))
 
-    tx = optax.with_extra_args_support(tx)
-
-    def update(grads, state, params=None, *, norm=None, **others):
-        norm = global_norm(grads) if norm is None else norm
-        finite = jnp.isfinite(norm)
-        updates, inner = tx.update(grads, state.inner, params, norm=norm, **others)
+    def update(grads, state, params=None):
+        finite = jnp.isfinite(global_norm(grads))
+        updates, inner = tx.update(grads, state.inner, params)
         updates = jax.tree.map(lambda u: jax.lax.select(finite, u, jnp.zeros_like(u)), updates)
         inner = jax.tree.map(partial(jax.lax.select, finite), inner, state.inner)
         bad = 1 - finite.astype(jnp.int32)
         return updates, SkipState(bad * (state.in_a_row + 1), state.total + bad, inner)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformation(init, update)
 
 
 def _skipped(opt_state):
