@@ -94,3 +94,21 @@ print(int(statistics.median(faults() for _ in range(9))))
 """
     outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(outcome.stdout) < 100
+
+
+def test_imports_are_spared_and_what_comes_after_them_is_not():
+    code = """
+import gc, weakref, jax
+from diffax.compile import spare_imports
+spare_imports()
+spared = gc.get_freeze_count()
+class Cycle: pass
+cycle = Cycle()
+cycle.itself, seen = cycle, weakref.ref(cycle)
+del cycle
+gc.collect()
+print(spared, seen())
+"""
+    outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    spared, seen = outcome.stdout.split()
+    assert int(spared) > 50_000 and seen == "None"

@@ -252,6 +252,13 @@ def test_the_norm_is_over_arrays_of_every_size(dtype, rtol):
     assert global_norm({}) == 0
 
 
+def test_small_arrays_share_one_sum():
+    # each shape's would be three or four programs more to compile
+    small, large = [jnp.ones((i, 3)) for i in range(1, 20)], [jnp.ones(2**16), jnp.ones((2, 2**16))]
+    assert str(jax.make_jaxpr(global_norm)(small)).count("reduce_sum") == 1
+    assert str(jax.make_jaxpr(global_norm)(small + large)).count("reduce_sum") == 3
+
+
 def test_clipping_is_of_what_comes_to_it():
     grads = dict(w=jnp.asarray([3.0, 4.0]))
     for tx, norm in ((clip_norm(1.0), 1.0), (clip_norm(7.0), 5.0)):

@@ -34,10 +34,11 @@ def main(argv: Sequence[str]) -> int:
     if not FLAGS.workdir:
         raise ValueError("--workdir is missing; name the folder of a trained run, such as --workdir=runs/shapes")
     from diffax import demo
-    from diffax.compile import enable_cache, keep_memory
+    from diffax.compile import enable_cache, keep_memory, spare_imports
 
-    enable_cache()
+    spare_imports()
     keep_memory()
+    enable_cache()
     with demo.server(partial(demo.studio, FLAGS.workdir, FLAGS.n), FLAGS.port) as page:
         print(f"http://127.0.0.1:{page.server_port}  (Ctrl-C ends it)", flush=True)
         try:
