@@ -68,7 +68,8 @@ def fsdp(tree: Any, mesh: Mesh, min_size: int = 2**16) -> Any:
     """Shardings that split each leaf of at least `min_size` elements over the devices, along its longest axis.
 
     Leaves without an axis that divides equally stay whole. Under jit, XLA gathers parameters where they are used and
-    scatters gradients: fully sharded data parallelism, arXiv:2004.13336.
+    scatters gradients: fully sharded data parallelism, arXiv:2004.13336. With a smaller `min_size` it also gathers the
+    gradients below 2^16 elements for their norm (`train.global_norm`).
     """
     count = mesh.devices.size
 

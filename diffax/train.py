@@ -21,7 +21,8 @@ Batch = Mapping[str, Array]
 LossFn = Callable[[Params, Batch, Array], Array]  # (params, batch, keys [batch]) -> losses [batch]
 Network = Callable[..., Array]  # (params, x_in, c_noise, cond, dropout_keys) -> y; dropout_keys may be None
 
-_SMALL = 2**16  # an array of fewer numbers is sooner copied than a reduction of its shape compiled
+# An array of fewer numbers is sooner copied than a reduction of its shape compiled; `parallel.fsdp` leaves it whole.
+_SMALL = 2**16
 
 
 @pytree
@@ -209,8 +210,12 @@ def global_norm(tree: Any) -> Array:
     small, large = [], []
     for a in jax.tree.leaves(tree):
         (small if jnp.size(a) < _SMALL else large).append(a)
-    joined = [jnp.concatenate([jnp.ravel(a) for a in small])] if small else []
-    return jnp.sqrt(sum(jnp.sum(jnp.square(a.astype(jnp.promote_types(a.dtype, jnp.float32)))) for a in joined + large))
+
+    def exact(a):
+        return a if a.dtype in (jnp.float32, jnp.float64) else a.astype(jnp.float32)
+
+    joined = [jnp.concatenate([exact(jnp.ravel(a)) for a in small])] if small else []
+    return jnp.sqrt(sum(jnp.sum(jnp.square(a)) for a in [*joined, *map(exact, large)]))
 
 
 def clip_norm(largest: float) -> optax.GradientTransformation:

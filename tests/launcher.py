@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import dataclasses
 import functools
+import gc
 import io
 import os
 import shutil
@@ -101,13 +102,14 @@ def compiled(function, *args, **kwargs):
 def launch(*args) -> Outcome:
     """The command in this process, on its eight devices. Whatever is no `SystemExit` is raised.
 
-    Its programs are kept for other launches, not in the user's cache; and those of the tests after it are not kept.
+    Its programs are kept for other launches, not in the user's cache, unless a folder is set already; those of the
+    tests after it are not kept. Garbage is looked for as before.
     """
     from diffax import main
 
     for flag in flags.FLAGS.get_flags_for_module(main):
         flag.unparse()
-    out, err, argv, path = io.StringIO(), io.StringIO(), sys.argv, list(sys.path)
+    out, err, argv, path, often = io.StringIO(), io.StringIO(), sys.argv, list(sys.path), gc.get_threshold()
     sys.argv = ["diffax", *map(str, args)]
     del _compiled[:]
     try:
@@ -116,6 +118,7 @@ def launch(*args) -> Outcome:
             main.run()
     finally:
         sys.argv, sys.path[:] = argv, path
+        gc.set_threshold(*often)
     return Outcome(end.value.code, out.getvalue(), err.getvalue(), list(_compiled))
 
 

@@ -138,7 +138,7 @@ def of_each(paths):
             for path in paths:
                 try:
                     check(path)
-                except AssertionError as error:
+                except Exception as error:
                     wrong.append(f"{name_of(path)}: {error}")
             assert not wrong, "\n".join(wrong)
 

@@ -27,7 +27,7 @@ def join(x: Array, h: Array, rescale: bool) -> Array:
     return (x + h) * math.sqrt(0.5) if rescale else x + h
 
 
-@partial(jax.jit, static_argnames=("groups", "eps"))  # traced once for each shape
+@partial(jax.jit, static_argnames="groups")  # traced once for each shape
 def group_norm(x: Array, scale: Array, bias: Array, groups: int, eps: float = 1e-6) -> Array:
     """(x - mean) / sqrt(var + eps) * scale + bias over the positions and channels of each group; arXiv:1803.08494.
 
