@@ -21,7 +21,8 @@ Batch = Mapping[str, Array]
 LossFn = Callable[[Params, Batch, Array], Array]  # (params, batch, keys [batch]) -> losses [batch]
 Network = Callable[..., Array]  # (params, x_in, c_noise, cond, dropout_keys) -> y; dropout_keys may be None
 
-# An array of fewer numbers is sooner copied than a reduction of its shape compiled; `parallel.fsdp` leaves it whole.
+# An array of fewer numbers is sooner copied than a reduction of its shape compiled. None that `parallel.fsdp` splits by
+# default is smaller: joining it would gather it.
 _SMALL = 2**16
 
 
@@ -202,7 +203,7 @@ def optimizer(update: optax.GradientTransformation, clip: float = float("inf")) 
 
 
 def global_norm(tree: Any) -> Array:
-    """The Euclidean norm of all of a tree's arrays together, []: float32, or float64 where they are.
+    """The Euclidean norm of all of a tree's real arrays together, []: float32, or float64 where they are.
 
     Small arrays, most of a network's, are joined before their squares are summed: one reduction to compile, not a few
     for each shape.
@@ -211,11 +212,11 @@ def global_norm(tree: Any) -> Array:
     for a in jax.tree.leaves(tree):
         (small if jnp.size(a) < _SMALL else large).append(a)
 
-    def exact(a):
+    def wide(a):
         return a if a.dtype in (jnp.float32, jnp.float64) else a.astype(jnp.float32)
 
-    joined = [jnp.concatenate([exact(jnp.ravel(a)) for a in small])] if small else []
-    return jnp.sqrt(sum(jnp.sum(jnp.square(a)) for a in [*joined, *map(exact, large)]))
+    joined = [jnp.concatenate([wide(jnp.ravel(a)) for a in small])] if small else []
+    return jnp.sqrt(sum(jnp.sum(jnp.square(a)) for a in [*joined, *map(wide, large)]))
 
 
 def clip_norm(largest: float) -> optax.GradientTransformation:

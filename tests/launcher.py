@@ -55,12 +55,19 @@ class Outcome(NamedTuple):
     compiled: list[str]
 
 
+@functools.cache
+def _folder():
+    """The folder of compiled programs that launches share, in this process and in those that it starts."""
+    folder = tempfile.mkdtemp(prefix="programs-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
 @pytest.fixture(scope="module")
-def programs(tmp_path_factory):
-    """The folder of compiled programs that all launches of a session share, in this process and in others."""
-    folder = tmp_path_factory.getbasetemp() / "programs"
-    with kept_in(folder):
-        yield folder
+def programs():
+    """That folder, where this module's own programs are kept too."""
+    with kept_in(_folder()):
+        yield _folder()
 
 
 @contextlib.contextmanager
@@ -84,14 +91,6 @@ def _set(options):
         jax.config.update(name, value)
 
 
-@functools.cache
-def _launched():
-    """The folder for the programs of launches in this process."""
-    folder = tempfile.mkdtemp(prefix="programs-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
 def compiled(function, *args, **kwargs):
     """The names of the programs compiled by a call."""
     del _compiled[:]
@@ -113,7 +112,7 @@ def launch(*args) -> Outcome:
     sys.argv = ["diffax", *map(str, args)]
     del _compiled[:]
     try:
-        kept = contextlib.nullcontext() if jax.config.jax_compilation_cache_dir else kept_in(_launched())
+        kept = contextlib.nullcontext() if jax.config.jax_compilation_cache_dir else kept_in(_folder())
         with kept, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as end:
             main.run()
     finally:

@@ -1,6 +1,7 @@
 """One training step on 1, 2, 4 and 8 devices: over a mesh, sharded or under pmap, with one result."""
 
 import functools
+import re
 from functools import partial
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ from perceptron import (
 
 from diffax import parallel
 from diffax.averages import ema_decay
-from diffax.train import diffusion_loss, example_keys, init_state, optimizer, train_step
+from diffax.train import diffusion_loss, example_keys, global_norm, init_state, optimizer, train_step
 
 BATCH, STEPS, RATE = 16, 20, 1e-3
 MIN_SIZE = 64  # small enough that the perceptron's matrices are sharded
@@ -208,6 +209,21 @@ def test_a_bad_example_on_one_device_holds_back_all(route):
 
 
 # Placement
+
+
+def test_the_norm_gathers_nothing_that_fsdp_splits():
+    m = parallel.mesh()
+    tree = {
+        "split": jnp.ones((256, 256)),
+        "large": jnp.ones((640, 256)),
+        "small": jnp.ones((255, 257)),
+        "bias": jnp.ones(8),
+    }
+    shardings = parallel.fsdp(tree, m)
+    assert [s.is_fully_replicated for s in jax.tree.leaves(shardings)] == [True, False, True, False]
+    program = jax.jit(global_norm, in_shardings=(shardings,)).lower(tree).compile()
+    assert "all-reduce" in program.as_text() and not re.search("all-gather|all-to-all", program.as_text())
+    assert float(program(jax.device_put(tree, shardings))) == pytest.approx(sum(a.size for a in tree.values()) ** 0.5)
 
 
 def test_fsdp_splits_what_is_large_along_its_longest_axis():

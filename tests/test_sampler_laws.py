@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+from networks import thinned
 from oracle import (
     MIXTURE,
     PROCESSES,
@@ -47,9 +48,7 @@ def paths(bits, n):
         return *(np.asarray(a, np.float64) for a in (x, sigmas)), z, jax.device_get(jax.jit(run)(x, sigmas))
 
 
-@pytest.mark.parametrize(
-    ("bits", "n", "tolerance"), [(64, 12, 1e-9), pytest.param(32, 12, 2e-5, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("bits", "n", "tolerance"), thinned([(64, 12, 1e-9), (32, 12, 2e-5)], 64))
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_paths_equal_the_reference(name, bits, n, tolerance):
     x, sigmas, z, found = paths(bits, n)

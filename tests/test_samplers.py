@@ -193,10 +193,9 @@ def swept(name):
 
 # one of each way to be written; every other takes a second to trace and several to compile
 WAYS = ("ddim_half", "ancestral_small", "heun_churn", "dpmpp_2m", "dpmpp_sde", "restart", "unipc")
-EVERY = [name if name in WAYS else pytest.param(name, marks=pytest.mark.slow) for name in SAMPLERS]
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", thinned(SAMPLERS, *WAYS))
 def test_sweeping_does_not_recompile(name):
     run, options = swept(name)
     traced, found = [], set()

@@ -249,6 +249,9 @@ def test_the_norm_is_over_arrays_of_every_size(dtype, rtol):
         exact = {name: np.linalg.norm(np.asarray(a, np.float64).ravel()) for name, a in tree.items()}
         assert alone == pytest.approx(exact, rel=rtol)
         assert float(norm) == pytest.approx(np.linalg.norm(list(exact.values())), rel=rtol)
+
+
+def test_the_norm_is_over_numbers_of_every_kind():
     assert global_norm({}) == 0
     mixed = [jnp.full(3, 2.0, jnp.float8_e4m3fn), jnp.full(2, 2.0, jnp.bfloat16), np.full(4, 2.0), 2.0]
     assert float(global_norm(mixed)) == pytest.approx(40**0.5)
