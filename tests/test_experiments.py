@@ -59,8 +59,9 @@ def check_run(folder, file, steps):
     assert stored["sample"]["sampler"] == quick["sample"]["sampler"]
 
 
+@pytest.mark.slow  # test_main's run goes the same way
 def test_quick_mode_goes_through(tmp_path, programs):  # noqa: F811
-    """In two steps of a small network; the quick modes in whole are slow."""
+    """In two steps of a small network."""
     file, folder = ROOT / "experiments" / "toy_mixture.py", tmp_path / "run"
     fewer = "train.steps=2 train.batch_size=8 train.checkpoint_every=1 train.sample_every=1 sample.n=8 "
     fewer += "sample.batch_size=8 sample.grid.n=2 eval.n=16 eval.batch_size=8 network.features=16 network.blocks=1"

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from networks import thinned
 from oracle import PROCESSES, Mixture, exact_denoiser, gaussian, keys_of, levels, posterior_mean, precision, strict  # noqa: F401
-from scipy.integrate import solve_ivp
 
 from diffax import DDPM, EDM, VE, VP, FlowMatching, SubVP, likelihood, linear_betas
 from diffax.likelihood import bits_per_dim, decode, encode, log_prob, vlb, vlb_continuous
@@ -59,6 +58,8 @@ def transported(data, x, lo, hi):
         return middle[:, None]
 
     def slope(u, flat):
+    from scipy.integrate import solve_ivp  # a second to import
+
         x = flat.reshape(-1, data.means.shape[1])
         return (x - posterior_mean(data, x, np.full(len(x), np.exp(u)))).ravel()
 

@@ -323,11 +323,13 @@ def test_words_that_the_network_does_not_know_are_named_once(drawer, tmp_path, c
 def test_neither_prompts_nor_negative_prompts_compile_anew(drawer):
     experiment, state = modes.restored(workdir.read_config(drawer), drawer)
     draw, options = sampling.generator(experiment), experiment.config["sample"]
+    # where the command has them and in its number, for a program that the commands above have compiled
+    params = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), stirred(state.params), state.params)
 
     def drawn(prompt, negative=""):
         options.update(prompts=(prompt,), negative_prompt=negative)
-        cond = wanted.conditions(experiment, 2)
-        return draw(stirred(state.params), 0, cond, 2, 2, {**options["guidance"], "scale": 3.0})[0]
+        cond = wanted.conditions(experiment, 6)
+        return draw(params, 0, cond, 6, 6, {**options["guidance"], "scale": 3.0})[0]
 
     first, again = [], []
     compiled(lambda: first.append(drawn("a red circle")))
