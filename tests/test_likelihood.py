@@ -58,10 +58,10 @@ def transported(data, x, lo, hi):
         return middle[:, None]
 
     def slope(u, flat):
-    from scipy.integrate import solve_ivp  # a second to import
-
         x = flat.reshape(-1, data.means.shape[1])
         return (x - posterior_mean(data, x, np.full(len(x), np.exp(u)))).ravel()
+
+    from scipy.integrate import solve_ivp  # a second to import
 
     ends = np.log([lo, hi])
     return solve_ivp(slope, ends, x.ravel(), "DOP853", rtol=1e-10, atol=1e-10).y[:, -1].reshape(x.shape)
