@@ -1,4 +1,4 @@
-"""Compiler options change speed, never results; the program cache outlives the process; memory stays with it."""
+"""Compiler options change speed, never results; programs outlive the process, and are made ahead; memory stays."""
 
 import os
 import subprocess
@@ -8,8 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from launcher import TINY, TOY, compiled, configured
+from networks import thinned
 
+from diffax import build
 from diffax import compile as settings
+from diffax.loop import training
 
 
 def step(state, x):
@@ -76,6 +80,41 @@ def test_a_cache_that_cannot_be_written_is_left_off(tmp_path):
     before = jax.config.jax_compilation_cache_dir
     settings.enable_cache(tmp_path / "file" / "programs")
     assert jax.config.jax_compilation_cache_dir == before
+
+
+def placed(route):
+    experiment = build.experiment(configured(TOY, (*TINY, f"--config.train.parallel={route}")))
+    return experiment, training.place(experiment, training.state_shapes(experiment))
+
+
+@pytest.mark.parametrize("route", thinned(["mesh", "fsdp"], "fsdp"))
+def test_a_step_made_ahead_is_compiled_once(route):
+    """Of the shapes alone, before there is a state or a batch; and `jit` then finds it for those."""
+    experiment, run = placed(route)
+    steps = []
+
+    def start():
+        ahead = training.compiled_ahead(run)
+        state = run.place(training.initial_state(experiment))
+        for (batch, keys), _ in zip(run.batches(0), range(2)):
+            state, _ = ahead.step(state, batch, keys)
+            steps.append(int(state.step))
+
+    assert compiled(start).count("jit(train_step)") == 1
+    assert steps == [1, 2]
+
+
+def test_a_step_under_pmap_is_not_made_ahead():
+    _, run = placed("pmap")
+    assert training.compiled_ahead(run) is run
+
+
+def test_what_fails_while_a_step_is_compiled_ahead_is_raised_by_the_first():
+    _, run = placed("mesh")
+    failing = jax.jit(lambda state, batch, keys: (state, {}), compiler_options={"xla_no_such_option": 1})
+    ahead = training.compiled_ahead(run._replace(step=failing))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
+        ahead.step(None, None, None)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts page faults as Linux does")

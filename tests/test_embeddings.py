@@ -205,7 +205,7 @@ def test_a_frozen_encoder_stays_the_same_when_its_run_goes_on(tmp_path):
     """Of a run whose parameters are not the network's alone."""
     config = complete({**READING, "loss": {**READING["loss"], "learn_process": True}})
     experiment = checks.experiment(config)
-    rng, shapes = np.random.default_rng(0), jax.eval_shape(lambda: training.initial_state(experiment))
+    rng, shapes = np.random.default_rng(0), training.state_shapes(experiment)
     state = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(leaf.dtype), shapes)
     manager = checkpoint.manager(workdir.prepare(tmp_path, config) / "checkpoints")
     checkpoint.save(manager, 3, state, wait=True)

@@ -115,7 +115,7 @@ def test_a_dry_run_prints_and_compiles_nothing_big(tmp_path):
     (tmp_path / "config.json").write_text(outcome.out[:end])
     _, count = next(line.split() for line in rest.splitlines() if line.startswith("parameters"))
     built = modes.checks.experiment(complete(report.read_json(tmp_path / "config.json")))
-    params = jax.eval_shape(lambda: training.initial_state(built)).params
+    params = training.state_shapes(built).params
     assert int(count.replace(",", "")) == sum(leaf.size for leaf in jax.tree.leaves(params))
     for word in ("data", "state", "gradient", "activations"):
         assert f"\n{word} " in rest

@@ -11,7 +11,7 @@ from launcher import compiled
 from networks import normal, run, specs, stirred, thinned
 from oracle import precision
 
-from diffax.models import MLP, DiT, TextTransformer, UNet, check_shape, conditioning, init, initializers, layers
+from diffax.models import MLP, DiT, TextTransformer, UNet, check_shape, conditioning, init, initializers, layers, shapes
 
 KEY = jax.random.key(0)
 
@@ -492,6 +492,39 @@ def test_parameters_under_a_scan_do_not_hang_on_the_data():
     with precision(32):
         params, expected = init(Scanned(), KEY, spec((2, 5))), Scanned().init(KEY, jnp.zeros((2, 5)))["params"]
     jax.tree.map(same, params, expected)
+
+
+class Told(nn.Module):
+    sizes: tuple
+
+    @nn.compact
+    def __call__(self, x):
+        traced.append(self.sizes)
+        for size in self.sizes:
+            x = nn.Dense(size)(x)
+        return x
+
+
+traced = []
+
+
+@pytest.mark.parametrize("module", [Told((3, 2)), Told([3, 2]), Scanned(), NumPyDraws()], ids=repr)
+def test_shapes_are_those_of_the_parameters(module):
+    of_key, of_nothing = (shapes(module, key, spec((2, 5))) for key in (KEY, jax.eval_shape(lambda: KEY)))
+    params = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), init(module, KEY, spec((2, 5))))
+    assert of_key == of_nothing == params
+
+
+def test_shapes_and_parameters_need_the_network_traced_once():
+    """By modules that are equal, not the same; and anew in another precision."""
+    del traced[:]
+    for _ in range(2):
+        shapes(Told((7,)), KEY, spec((2, 5)))
+        init(Told((7,)), KEY, spec((2, 5)))
+    assert traced == [(7,)]
+    with precision(64):
+        assert init(Told((7,)), KEY, spec((2, 5)))["Dense_0"]["kernel"].dtype == jnp.float32
+    assert traced == [(7,)] * 2
 
 
 def test_initializers_may_compute_in_numpy():

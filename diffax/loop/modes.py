@@ -125,7 +125,7 @@ def restored(config: Mapping, folder: str | os.PathLike, step: int | None = None
     if different:
         raise ValueError(f"config differs from the one that {folder} was trained with: {'; '.join(different)}")
     experiment = checks.experiment(config)
-    run = training.place(experiment, jax.eval_shape(lambda: training.initial_state(experiment)))
+    run = training.place(experiment, training.state_shapes(experiment))
     manager = checkpoint.manager(Path(folder).absolute() / "checkpoints")
     try:
         found = checkpoint.restore(manager, run.target, step=step)
@@ -148,7 +148,7 @@ def _with_width(experiment, folder, state):
 def dry_run(config: Mapping) -> None:
     """Prints the complete config, the parameter count, shapes and an estimate of memory, all without computing."""
     experiment = checks.experiment(config, training=True)
-    state = jax.eval_shape(lambda: training.initial_state(experiment))
+    state = training.state_shapes(experiment)
     parameters = training.parameter_count(state.params)
     batch = -(-config["train"]["batch_size"] // (jax.device_count() * config["train"]["accumulate"]))
     print(report.to_json(config))

@@ -3,8 +3,8 @@
 import contextlib
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,12 +25,14 @@ class Run(NamedTuple):
 
     `step` is (state, batch, keys) -> (state, metrics); `place` brings a state from the host or a checkpoint into the
     layout that `step` wants, `whole` back into that of a checkpoint; `batches` yields (batch, keys) from a step on.
+    `target` has the shapes and shardings of a state as a checkpoint holds it, `inputs` those of (batch, keys).
     """
 
     step: Callable
     place: Callable
     whole: Callable
     target: Any
+    inputs: tuple
     batches: Callable[[int], Iterator]
 
 
@@ -57,16 +59,18 @@ def train(config: Mapping, folder: str | os.PathLike) -> int:
         workdir.prepare(folder, config)
         keep = dict(keep=options["keep"], keep_every=options["keep_every"] or None)
         manager = _in_background(partial(checkpoint.manager, folder / "checkpoints", **keep))
-        start, first = 0, [initial_state(experiment)]
-        run, draw = place(experiment, *first), sampling.generator(experiment)
+        start, first = 0, []
+        run = place(experiment, state_shapes(experiment))
+        draw = sampling.generator(experiment)
         try:
             if (folder / "checkpoints").exists():
-                first.clear()  # or devices would hold two states
-                start, *first = checkpoint.restore(manager(), run.target) or (0, initial_state(experiment))
+                start, *first = checkpoint.restore(manager(), run.target) or (0,)
             if start:
                 print(f"resuming at step {start} of {options['steps']}", file=sys.stderr, flush=True)
             step = start
             if start < options["steps"]:
+                run = compiled_ahead(run)
+                first = first or [initial_state(experiment)]
 
                 def save(step, state, wait=False):
                     checkpoint.save(manager(), step, run.whole(state), wait=wait)
@@ -186,11 +190,28 @@ def place(experiment: build.Experiment, state: TrainState) -> Run:
         def whole(state):
             return _onto(shardings, jax.device_get(parallel.unreplicate(state)))
 
-        return Run(parallel.pmapped(step), parallel.replicate, whole, target, _batches(experiment, None))
+        return Run(parallel.pmapped(step), parallel.replicate, whole, target, (), _batches(experiment, None))
     from diffax.compile import compiler_options
 
     jitted = parallel.data_parallel(step, mesh, shardings, compiler_options=compiler_options())
-    return Run(jitted, partial(_onto, shardings), lambda state: state, target, _batches(experiment, mesh))
+    inputs, batches = _input_targets(experiment, mesh), _batches(experiment, mesh)
+    return Run(jitted, partial(_onto, shardings), lambda state: state, target, inputs, batches)
+
+
+def compiled_ahead(run: Run) -> Run:
+    """`run`, whose step is traced now and compiled in a thread, while the first state and batch are made.
+
+    The first step waits for it. Under `pmap` as it is: the first step compiles.
+    """
+    if not run.inputs:
+        return run
+    compiled = _in_background(run.step.lower(run.target, *run.inputs).compile)
+
+    def step(state, batch, keys):
+        compiled()  # raises what went wrong; `jit` finds the program in its own cache
+        return run.step(state, batch, keys)
+
+    return run._replace(step=step)
 
 
 def _shardings(experiment, state):
@@ -200,6 +221,17 @@ def _shardings(experiment, state):
 
 def _onto(shardings, state):
     return jax.tree.map(jax.device_put, state, shardings)
+
+
+def _input_targets(experiment, mesh):
+    """Shapes and shardings of a step's batch and keys."""
+    from diffax import data
+
+    size, split = experiment.config["train"]["batch_size"], NamedSharding(mesh, PartitionSpec(parallel.AXIS))
+
+    first = data.examples(experiment.dataset, [0])
+    one = jax.eval_shape(lambda batch: (batch, jax.random.split(jax.random.key(0), 1)), first)
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype, sharding=split), one)
 
 
 def _batches(experiment, mesh):
@@ -240,17 +272,36 @@ def initial_state(experiment: build.Experiment) -> TrainState:
     """
     from diffax.models import init
 
-    key = jax.random.fold_in(jax.random.key(experiment.config["seed"]), 2**31 - 1)  # no step's key
-    params = init(experiment.network, key, *input_shapes(experiment))
+    params = init(experiment.network, _init_key(experiment), *input_shapes(experiment))
     params = build.trained(experiment, params)
-
-    @jax.jit  # traced once for both
-    def start(params):
-        return init_state(params, build.optimizer(experiment.config), build.emas(experiment.config))
-
+    start = _start(experiment)
     shardings = _shardings(experiment, jax.eval_shape(start, params))
     params = _onto(shardings.params, params)  # the network alone must fit on one device; all else is made in its place
     return jax.jit(start, out_shardings=shardings)(params)
+
+
+def state_shapes(experiment: build.Experiment) -> TrainState:
+    """Shapes and dtypes of `initial_state`."""
+    from diffax.models import shapes
+
+    key = jax.eval_shape(lambda: _init_key(experiment))
+    params = shapes(experiment.network, key, *input_shapes(experiment))
+    return jax.eval_shape(_start(experiment), build.trained(experiment, params))
+
+
+def _init_key(experiment):
+    return jax.random.fold_in(jax.random.key(experiment.config["seed"]), 2**31 - 1)  # no step's key
+
+
+def _start(experiment):
+    """The state before the first step, of its parameters."""
+    tx, ema = build.optimizer(experiment.config), build.emas(experiment.config)
+
+    @jax.jit  # traced once for shapes and values
+    def start(params):
+        return init_state(params, tx, ema)
+
+    return start
 
 
 def _check_weights(experiment):
@@ -278,22 +329,4 @@ def parameter_count(tree: Any) -> int:
 
 def _in_background(make):
     """Starts `make()` in a thread; the function returned waits for its result."""
-    box = []
-
-    def target():
-        try:
-            box.append((make(), None))
-        except BaseException as error:  # carried over to the thread that asks
-            box.append((None, error))
-
-    thread = threading.Thread(target=target, daemon=True)
-    thread.start()
-
-    def result():
-        thread.join()
-        value, error = box[0]
-        if error is not None:
-            raise error
-        return value
-
-    return result
+    return ThreadPoolExecutor(1).submit(make).result

@@ -2,7 +2,7 @@
 
 from diffax.models.classifier import Classifier
 from diffax.models.dit import DiT, MMDiT, check_tokens
-from diffax.models.initializers import init
+from diffax.models.initializers import init, shapes
 from diffax.models.mlp import MLP
 from diffax.models.text import TextEmbeddings, TextTransformer
 from diffax.models.unet import UNet, check_shape
@@ -21,4 +21,5 @@ __all__ = [
     "check_shape",
     "check_tokens",
     "init",
+    "shapes",
 ]

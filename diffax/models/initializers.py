@@ -37,16 +37,37 @@ def init(module: nn.Module, key: jax.Array, *specs) -> dict:
       ValueError: parameters that depend on the arguments' values.
     """
     try:
-        closed, shapes = jax.make_jaxpr(lambda *args: module.init(*args)["params"], return_shape=True)(key, *specs)
+        traced = _parameters(module).trace(key, *specs)
     except jax.errors.JAXTypeError:
         return module.lazy_init(key, *specs)["params"]
-    inputs = [_nothing(s) for s in jax.tree.leaves(specs)]
+    closed, inputs = traced.jaxpr, [_nothing(s) for s in jax.tree.leaves(specs)]
     values = _evaluate(closed.jaxpr, closed.consts, [key, *inputs], closed.jaxpr.outvars)
     told = _needed(closed.jaxpr, closed.jaxpr.outvars)[1].intersection(closed.jaxpr.invars[1:])
     if told and any(not isinstance(v, jax.core.Tracer) and bool(jnp.isnan(v).any()) for v in values):
         name = type(module).__name__
         raise ValueError(f"parameters of {name} depend on its inputs, which are not there yet: use its own init")
-    return jax.tree.unflatten(jax.tree.structure(shapes), values)
+    return jax.tree.unflatten(jax.tree.structure(traced.out_info), values)
+
+
+def shapes(module: nn.Module, key: jax.Array, *specs) -> dict:
+    """Shapes and dtypes of what `init` returns; `key` may be a shape too. Nothing is traced twice for both."""
+    try:
+        return jax.eval_shape(_parameters(module), key, *specs)
+    except jax.errors.JAXTypeError:  # initializers that compute in NumPy tell no shape before they have a key
+        return jax.eval_shape(lambda values: values, module.lazy_init(jax.random.key(0), *specs)["params"])
+
+
+def _parameters(module):
+    """`module.init`'s parameters, jitted; the same function for equal modules, of which JAX keeps what it traced."""
+    try:
+        return _last_parameters(module)
+    except TypeError:  # a field that has no hash
+        return _last_parameters.__wrapped__(module)
+
+
+@functools.lru_cache(maxsize=1)
+def _last_parameters(module):
+    return jax.jit(lambda *args: module.init(*args)["params"])
 
 
 def _evaluate(jaxpr, consts, args, results):
