@@ -82,10 +82,10 @@ def train_step(
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
 
-    def average(decay, mean):
-        return jax.tree.map(lambda m, p: m + (1.0 - decay) * (p - m), mean, params)
+    def average(rate, mean):
+        return jax.tree.map(lambda m, p: m + rate * (p - m), mean, params)
 
-    ema_params = {name: average(decay(state.step), state.ema_params[name]) for name, decay in ema.items()}
+    ema_params = {name: average(1.0 - decay(state.step), state.ema_params[name]) for name, decay in ema.items()}
     metrics = {"loss": loss, "grad_norm": global_norm(grads), **_skipped(opt_state)}
     return TrainState(state.step + 1, params, ema_params, opt_state), metrics
 

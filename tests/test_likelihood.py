@@ -126,17 +126,15 @@ PROBES = {
 
 
 @functools.cache
-def estimates():
-    """{trace: LogProb} of 8192 examples at 0 of data N(0, C): all that differs between them is their probes."""
+def estimate(name):
+    """The LogProb of 8192 examples at 0 of data N(0, C): all that differs between traces is their probes."""
 
     def denoise(x, sigma):
         values, vectors = jnp.asarray(VALUES, x.dtype), jnp.asarray(VECTORS, x.dtype)
         return ((x @ vectors) * (values / (values + sigma**2))) @ vectors.T
 
-    def all_of_them(x, keys):
-        return {name: log_prob(denoise, x, keys, lo=LO, hi=HI, trace=trace) for name, trace in PROBES.items()}
-
-    return jax.device_get(jax.jit(all_of_them)(jnp.zeros((8192, 4)), keys_of(8192)))
+    run = jax.jit(lambda x, keys: log_prob(denoise, x, keys, lo=LO, hi=HI, trace=PROBES[name]))
+    return jax.device_get(run(jnp.zeros((8192, 4)), keys_of(8192)))
 
 
 def captured(found):
@@ -146,21 +144,21 @@ def captured(found):
 
 @pytest.mark.slow
 def test_exact_trace():
-    np.testing.assert_allclose(captured(estimates()["exact"]), np.trace(INTEGRAL), rtol=0, atol=1e-3)
+    np.testing.assert_allclose(captured(estimate("exact")), np.trace(INTEGRAL), rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", list(PROBES)[1:])
+@pytest.mark.parametrize("name", thinned(list(PROBES)[1:], "rademacher_3"))
 def test_an_example_has_the_probes_of_its_key_all_along(name):
     probes = np.asarray(jax.vmap(PROBES[name])(keys_of(8192), jnp.zeros((8192, 4))), np.float64)
     expected = np.einsum("bki,ij,bkj->b", probes, INTEGRAL, probes)
-    np.testing.assert_allclose(captured(estimates()[name]), expected, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(captured(estimate(name)), expected, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", list(PROBES)[1:])
+@pytest.mark.parametrize("name", thinned(list(PROBES)[1:], "rademacher_3"))
 def test_hutchinsons_mean_and_variance(name):
     off = INTEGRAL - np.diag(np.diag(INTEGRAL))
     variance = 2 * np.sum((INTEGRAL if name == "gaussian" else off) ** 2) / (3 if name == "rademacher_3" else 1)
-    values = captured(estimates()[name])
+    values = captured(estimate(name))
     assert abs(np.mean(values) - np.trace(INTEGRAL)) < 4 * np.sqrt(variance / len(values))
     assert np.var(values) == pytest.approx(variance, rel=0.1)
 
