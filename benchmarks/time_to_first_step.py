@@ -86,7 +86,7 @@ def child(name: str) -> dict:
     mark("data")
     run = training.place(experiment, training.state_shapes(experiment))
     mark("shapes")
-    run = training.compiled_ahead(run)
+    run = training.compiled_ahead(experiment, run)
     mark("trace")
     state = run.place(training.initial_state(experiment))
     batch, keys = next(run.batches(0))

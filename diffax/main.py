@@ -14,7 +14,9 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
-BAD_INPUT = 2  # exit code; 0 is done, 3 is stopped by a signal and saved
+BAD_INPUT = 2  # exit code; 0 is done
+STOPPED = 3  # exit code: by a signal, and all is saved
+INTERRUPTED = 130  # exit code, as a shell's of any command that Ctrl-C ended
 PIPE_CLOSED = 141  # exit code, as a shell's of any command whose reader has left, such as `| head`
 
 FLAGS = flags.FLAGS
@@ -95,7 +97,21 @@ def run(command: Callable[[Sequence[str]], int] = main) -> None:
             raise
         print(f"diffax: {' '.join(str(error).split())}", file=sys.stderr)
         code = BAD_INPUT
+    except KeyboardInterrupt:
+        print("diffax: interrupted", file=sys.stderr)
+        _leave(INTERRUPTED)
+    except SystemExit as stop:
+        if stop.code != STOPPED:
+            raise
+        _leave(STOPPED)  # a signal came after the last step
     sys.exit(code)
+
+
+def _leave(code):
+    """Ends the process now: a thread may be compiling, for which Python would wait, or beside which it would crash."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _parse_flags(argv):

@@ -94,7 +94,7 @@ def test_a_step_made_ahead_is_compiled_once(route):
     steps = []
 
     def start():
-        ahead = training.compiled_ahead(run)
+        ahead = training.compiled_ahead(experiment, run)
         state = run.place(training.initial_state(experiment))
         for (batch, keys), _ in zip(run.batches(0), range(2)):
             state, _ = ahead.step(state, batch, keys)
@@ -105,14 +105,14 @@ def test_a_step_made_ahead_is_compiled_once(route):
 
 
 def test_a_step_under_pmap_is_not_made_ahead():
-    _, run = placed("pmap")
-    assert training.compiled_ahead(run) is run
+    experiment, run = placed("pmap")
+    assert training.compiled_ahead(experiment, run) is run
 
 
 def test_what_fails_while_a_step_is_compiled_ahead_is_raised_by_the_first():
-    _, run = placed("mesh")
+    experiment, run = placed("mesh")
     failing = jax.jit(lambda state, batch, keys: (state, {}), compiler_options={"xla_no_such_option": 1})
-    ahead = training.compiled_ahead(run._replace(step=failing))
+    ahead = training.compiled_ahead(experiment, run._replace(step=failing))
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
         ahead.step(None, None, None)
 

@@ -516,15 +516,17 @@ def test_shapes_are_those_of_the_parameters(module):
 
 
 def test_shapes_and_parameters_need_the_network_traced_once():
-    """By modules that are equal, not the same; and anew in another precision."""
+    """And anew in another precision, or for a module that is equal, which may have 1.0 where this one has 1."""
+    module = Told((7,))
     del traced[:]
     for _ in range(2):
-        shapes(Told((7,)), KEY, spec((2, 5)))
-        init(Told((7,)), KEY, spec((2, 5)))
+        shapes(module, KEY, spec((2, 5)))
+        init(module, KEY, spec((2, 5)))
     assert traced == [(7,)]
     with precision(64):
-        assert init(Told((7,)), KEY, spec((2, 5)))["Dense_0"]["kernel"].dtype == jnp.float32
-    assert traced == [(7,)] * 2
+        init(module, KEY, spec((2, 5)))
+    init(Told((7,)), KEY, spec((2, 5)))
+    assert traced == [(7,)] * 3
 
 
 def test_initializers_may_compute_in_numpy():

@@ -236,3 +236,23 @@ class Points(list):
 def points() -> Dataset:
     return Dataset(Points(range(64)), shape=(2,), num_classes=8)
 """
+
+
+@pytest.mark.slow
+def test_signals_end_a_process_while_its_programs_are_compiled(tmp_path):
+    """At once and in order: Python would wait for a thread that compiles, or crash beside it."""
+    folder, programs = tmp_path / "run", tmp_path / "programs"  # noqa: F811
+    args = (TOY, *TINY, "--config.network.blocks=16", "--config.train.steps=3", f"--workdir={folder}")
+    process = start(*args, programs=programs)
+
+    def interrupted():
+        if not (folder / "config.json").exists():
+            return False
+        process.send_signal(signal.SIGINT)
+        return True
+
+    twice = stop(process, signal.SIGINT, interrupted, after=1.5)
+    assert (twice.code, twice.err.splitlines()[-1]) == (130, "diffax: interrupted")
+    after_last = stop(start(*args, programs=programs), signal.SIGTERM, (folder / "checkpoints/3").exists, after=1.0)
+    assert after_last.code == 3 and "all steps are done and saved" in after_last.err
+    assert finish(start(*args, programs=programs)).code == 0

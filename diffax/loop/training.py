@@ -25,14 +25,13 @@ class Run(NamedTuple):
 
     `step` is (state, batch, keys) -> (state, metrics); `place` brings a state from the host or a checkpoint into the
     layout that `step` wants, `whole` back into that of a checkpoint; `batches` yields (batch, keys) from a step on.
-    `target` has the shapes and shardings of a state as a checkpoint holds it, `inputs` those of (batch, keys).
+    `target` has the shapes and shardings of a state as a checkpoint holds it.
     """
 
     step: Callable
     place: Callable
     whole: Callable
     target: Any
-    inputs: tuple
     batches: Callable[[int], Iterator]
 
 
@@ -69,7 +68,7 @@ def train(config: Mapping, folder: str | os.PathLike) -> int:
                 print(f"resuming at step {start} of {options['steps']}", file=sys.stderr, flush=True)
             step = start
             if start < options["steps"]:
-                run = compiled_ahead(run)
+                run = compiled_ahead(experiment, run)
                 first = first or [initial_state(experiment)]
 
                 def save(step, state, wait=False):
@@ -190,22 +189,22 @@ def place(experiment: build.Experiment, state: TrainState) -> Run:
         def whole(state):
             return _onto(shardings, jax.device_get(parallel.unreplicate(state)))
 
-        return Run(parallel.pmapped(step), parallel.replicate, whole, target, (), _batches(experiment, None))
+        return Run(parallel.pmapped(step), parallel.replicate, whole, target, _batches(experiment, None))
     from diffax.compile import compiler_options
 
     jitted = parallel.data_parallel(step, mesh, shardings, compiler_options=compiler_options())
-    inputs, batches = _input_targets(experiment, mesh), _batches(experiment, mesh)
-    return Run(jitted, partial(_onto, shardings), lambda state: state, target, inputs, batches)
+    return Run(jitted, partial(_onto, shardings), lambda state: state, target, _batches(experiment, mesh))
 
 
-def compiled_ahead(run: Run) -> Run:
+def compiled_ahead(experiment: build.Experiment, run: Run) -> Run:
     """`run`, whose step is traced now and compiled in a thread, while the first state and batch are made.
 
-    The first step waits for it. Under `pmap` as it is: the first step compiles.
+    The first step waits for it; so does the end of a process in which something fails meanwhile. Under `pmap` nothing
+    is done ahead.
     """
-    if not run.inputs:
+    if experiment.config["train"]["parallel"] == "pmap":
         return run
-    compiled = _in_background(run.step.lower(run.target, *run.inputs).compile)
+    compiled = _in_background(run.step.lower(run.target, *_input_targets(experiment)).compile)
 
     def step(state, batch, keys):
         compiled()  # raises what went wrong; `jit` finds the program in its own cache
@@ -223,12 +222,11 @@ def _onto(shardings, state):
     return jax.tree.map(jax.device_put, state, shardings)
 
 
-def _input_targets(experiment, mesh):
-    """Shapes and shardings of a step's batch and keys."""
+def _input_targets(experiment):
+    """Shapes and shardings of a step's batch and keys, as the data set's first example has them."""
     from diffax import data
 
-    size, split = experiment.config["train"]["batch_size"], NamedSharding(mesh, PartitionSpec(parallel.AXIS))
-
+    size, split = experiment.config["train"]["batch_size"], NamedSharding(parallel.mesh(), PartitionSpec(parallel.AXIS))
     first = data.examples(experiment.dataset, [0])
     one = jax.eval_shape(lambda batch: (batch, jax.random.split(jax.random.key(0), 1)), first)
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype, sharding=split), one)

@@ -50,24 +50,26 @@ def init(module: nn.Module, key: jax.Array, *specs) -> dict:
 
 
 def shapes(module: nn.Module, key: jax.Array, *specs) -> dict:
-    """Shapes and dtypes of what `init` returns; `key` may be a shape too. Nothing is traced twice for both."""
+    """Shapes and dtypes of what `init` returns; `key` may be a shape too.
+
+    The network is traced for it, and not once more for an `init` of the same module and shapes that comes next.
+    """
     try:
         return jax.eval_shape(_parameters(module), key, *specs)
     except jax.errors.JAXTypeError:  # initializers that compute in NumPy tell no shape before they have a key
         return jax.eval_shape(lambda values: values, module.lazy_init(jax.random.key(0), *specs)["params"])
 
 
+_last: list[tuple] = [(None, None)]
+
+
 def _parameters(module):
-    """`module.init`'s parameters, jitted; the same function for equal modules, of which JAX keeps what it traced."""
-    try:
-        return _last_parameters(module)
-    except TypeError:  # a field that has no hash
-        return _last_parameters.__wrapped__(module)
-
-
-@functools.lru_cache(maxsize=1)
-def _last_parameters(module):
-    return jax.jit(lambda *args: module.init(*args)["params"])
+    """`module.init`'s parameters, jitted; for the module of the last call the same function, which JAX traces once."""
+    known, function = _last[0]
+    if known is not module:  # an equal one would not do: 1 == 1.0
+        function = jax.jit(lambda *args: module.init(*args)["params"])
+        _last[0] = module, function
+    return function
 
 
 def _evaluate(jaxpr, consts, args, results):
