@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import unittest.mock
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -113,7 +114,9 @@ def launch(*args) -> Outcome:
     del _compiled[:]
     try:
         kept = contextlib.nullcontext() if jax.config.jax_compilation_cache_dir else kept_in(_folder())
-        with kept, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as end:
+        stays = unittest.mock.patch.object(main, "_leave", sys.exit)  # this process does
+        written = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
+        with kept, stays, written[0], written[1], pytest.raises(SystemExit) as end:
             main.run()
     finally:
         sys.argv, sys.path[:] = argv, path
