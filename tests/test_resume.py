@@ -144,6 +144,7 @@ def test_a_damaged_checkpoint_is_passed_over(short, tmp_path, damage, caplog):
     outcome = launch(*SHORT, f"--workdir={folder}")
     assert outcome.code == 0
     assert "resuming at step 8 of 12" in outcome.err
+    assert outcome.compiled.count("jit(train_step)") == 1  # ahead, and not once more
     assert (folder / "checkpoints" / "12.bad").is_dir() and "12 IS DAMAGED" in caplog.text
     same(short, folder)
 

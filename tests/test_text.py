@@ -305,6 +305,7 @@ def test_a_column_has_one_class_and_one_prompt(turn, n, columns):
         assert all(len(np.unique(value[i::found], axis=0)) == 1 for i in range(found))
 
 
+@pytest.mark.slow
 def test_words_that_the_network_does_not_know_are_named_once(drawer, tmp_path, caplog):
     asked = ("--prompt=a red circle", "--prompt=a magenta circle", "--prompt=a red cross", "--negative_prompt=kittens")
     command = ("--mode=sample", f"--workdir={drawer}", *asked, "--n=6", "--steps=2", f"--out={tmp_path / 'out.png'}")
