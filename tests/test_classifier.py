@@ -209,6 +209,7 @@ def test_guided_by_the_exact_posterior_the_denoiser_is_that_of_the_class(process
     np.testing.assert_allclose(one[0], each[0], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_network_guides_by_its_own_gradient():
     """guided - denoise along v is sigma^2 times the derivative of log p along v, by forward mode."""
     weights = params()

@@ -123,6 +123,7 @@ def test_exact_network_is_the_posterior_mean_of_its_row():
         np.testing.assert_allclose(found, posterior_mean(MIXTURE, x_t / (1 - t)[:, None], t / (1 - t)), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_log_density_is_that_of_which_the_denoiser_is_the_score():
     # Tweedie: E[x0 | x] = x + sigma²·(log p_sigma)'(x)
     with jax.enable_x64(True):

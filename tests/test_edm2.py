@@ -315,6 +315,7 @@ def test_examples_do_not_depend_on_their_neighbors():
         np.testing.assert_allclose(run(TOLD, params, *others, keys=other_keys)[i], whole[i], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_dropout_follows_its_key():
     params, args = params_of(TOLD), inputs(TOLD)
     keys = [jax.random.split(jax.random.key(seed), 3) for seed in (0, 0, 1)]

@@ -63,6 +63,7 @@ def generator(name):
     return built.config["sample"]["guidance"], lambda section: generate({}, 0, {"label": LABELS}, 8, 8, section)[0]
 
 
+@pytest.mark.slow
 def test_cfg_pp_draws_what_the_library_does():
     section, draw = generator("cfg_pp")
     built = experiment()

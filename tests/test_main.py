@@ -536,6 +536,7 @@ def test_data_that_are_not_finite_are_named(own_parts):
     assert (folder / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_other_samples_do_not_replace_the_first(sampled):
     def draw(scale):
         options = ("--config.sample.n=10", "--config.sample.labels=3", f"--config.sample.guidance.scale={scale}")

@@ -164,6 +164,7 @@ def test_a_block_with_rescaled_skips_is_the_plain_one_over_the_root_of_two(block
     np.testing.assert_allclose(rescaled, plain / np.sqrt(2), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_path_of_a_new_network_is_that_of_the_paper():
     """In a new network a residual block is its skip path over sqrt(2), so every other layer can be checked by hand."""
     smaller = dict(channels=8, groups=4, multipliers=(1, 1, 1), attention=(), fourier=1.0, blocks=1)

@@ -139,6 +139,7 @@ def test_bound_is_least_at_the_best_variance():
     assert np.all(np.abs(there) < 0.25 * (up - down))
 
 
+@pytest.mark.slow
 def test_bound_at_fixed_variances_is_that_of_the_chain():
     # the same terms as `likelihood.vlb`, which holds the variance fixed; an independent draw of the noise
     with precision(64):

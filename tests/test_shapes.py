@@ -107,6 +107,7 @@ def test_the_data_set_is_what_it_says():
     stream.close()
 
 
+@pytest.mark.slow
 def test_splits_are_apart():
     parts = {split: list(some(400, split)) for split in SPLITS}
     pictures = {split: {x0.tobytes() for x0 in draw(scenes, 16)} for split, (scenes, _) in parts.items()}

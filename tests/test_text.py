@@ -338,6 +338,7 @@ def test_neither_prompts_nor_negative_prompts_compile_anew(drawer):
     assert all(np.abs(x - first[0]).max() > 1e-4 for x in again)
 
 
+@pytest.mark.slow
 def test_a_file_of_prompts_with_an_empty_line(drawer, tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_text("a red circle\n\n你好, 世界\n", encoding="utf-8")
