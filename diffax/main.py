@@ -8,14 +8,14 @@ section starts anew from the defaults of the function named. With a workdir that
     python -m diffax.main --mode=sample --workdir=runs/shapes --prompt="a red circle" --n=16 --guidance=4 --out=red.png
 """
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
 
 from absl import flags
 
-BAD_INPUT = 2  # exit code; 0 is done
-STOPPED = 3  # exit code: by a signal, and all is saved
+BAD_INPUT = 2  # exit code; 0 is done, `loop.workdir.STOPPED` is stopped by a signal and saved
 INTERRUPTED = 130  # exit code, as a shell's of any command that Ctrl-C ended
 PIPE_CLOSED = 141  # exit code, as a shell's of any command whose reader has left, such as `| head`
 
@@ -98,19 +98,22 @@ def run(command: Callable[[Sequence[str]], int] = main) -> None:
         print(f"diffax: {' '.join(str(error).split())}", file=sys.stderr)
         code = BAD_INPUT
     except KeyboardInterrupt:
-        print("diffax: interrupted", file=sys.stderr)
-        _leave(INTERRUPTED)
+        _leave(INTERRUPTED, "diffax: interrupted\n")
     except SystemExit as stop:
+        from diffax.loop.workdir import STOPPED
+
         if stop.code != STOPPED:
             raise
         _leave(STOPPED)  # a signal came after the last step
     sys.exit(code)
 
 
-def _leave(code):
+def _leave(code, message=""):
     """Ends the process now: a thread may be compiling, for which Python would wait, or beside which it would crash."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # Ctrl-C ends who reads, too
+        sys.stderr.write(message)
+        sys.stderr.flush()
+        sys.stdout.flush()
     os._exit(code)
 
 

@@ -114,10 +114,10 @@ def launch(*args) -> Outcome:
     del _compiled[:]
     try:
         kept = contextlib.nullcontext() if jax.config.jax_compilation_cache_dir else kept_in(_folder())
-        stays = unittest.mock.patch.object(main, "_leave", sys.exit)  # this process does
-        written = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
-        with kept, stays, written[0], written[1], pytest.raises(SystemExit) as end:
-            main.run()
+        stays = unittest.mock.patch.object(main, "_leave", lambda code, *_: sys.exit(code))  # this process does
+        with kept, stays, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            with pytest.raises(SystemExit) as end:
+                main.run()
     finally:
         sys.argv, sys.path[:] = argv, path
         gc.set_threshold(*often)

@@ -280,11 +280,13 @@ def initial_state(experiment: build.Experiment) -> TrainState:
 
 def state_shapes(experiment: build.Experiment) -> TrainState:
     """Shapes and dtypes of `initial_state`."""
+    return jax.eval_shape(_start(experiment), build.trained(experiment, _network_shapes(experiment)))
+
+
+def _network_shapes(experiment):
     from diffax.models import shapes
 
-    key = jax.eval_shape(lambda: _init_key(experiment))
-    params = shapes(experiment.network, key, *input_shapes(experiment))
-    return jax.eval_shape(_start(experiment), build.trained(experiment, params))
+    return shapes(experiment.network, jax.eval_shape(lambda: _init_key(experiment)), *input_shapes(experiment))
 
 
 def _init_key(experiment):
@@ -305,9 +307,9 @@ def _start(experiment):
 def _check_weights(experiment):
     """Only the names of a network's parameters tell whether it normalizes its weights; before anything is written."""
     if experiment.config["optimizer"]["unit_weights"]:
-        variables = jax.eval_shape(experiment.network.init, jax.random.key(0), *input_shapes(experiment))
+        params = _network_shapes(experiment)
         try:
-            jax.eval_shape(normalize_weights, variables["params"])
+            jax.eval_shape(normalize_weights, params)
         except ValueError as error:
             raise ValueError(f"optimizer.unit_weights: {error}") from None
 
