@@ -16,10 +16,10 @@ if "xla_force_host_platform_device_count" not in flags:
 os.environ["XLA_FLAGS"] = flags
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+gc.set_threshold(50_000, 20, 20)  # reading the tests, too, makes many objects: a second of five less
 
 
 def pytest_collection_finish(session):
     """What is imported by now stays; to search it for garbage again and again took a twentieth of the time."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 20)

@@ -138,6 +138,7 @@ def test_the_magnitude_of_weights_does_not_count():
     assert np.abs(y).mean() > 0.1
 
 
+@pytest.mark.slow
 def test_forced_normalization_is_idempotent_and_changes_no_output():
     params, args = params_of(TOLD), inputs(TOLD)
     normalize = jax.jit(normalize_weights)
@@ -155,6 +156,7 @@ def test_forced_normalization_is_idempotent_and_changes_no_output():
         unit_weights(optax.sgd(1.0)).init({"kernel": jnp.ones((3, 3))})
 
 
+@pytest.mark.slow
 def test_gradients_are_orthogonal_to_every_weight_and_none_is_zero():
     network, shape = small(multipliers=(2,), num_classes=3), (3, 4, 4, 1)
     params, target = params_of(network, shape), normal(5, shape)

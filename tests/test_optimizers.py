@@ -114,12 +114,10 @@ def test_weight_decay_shrinks_what_the_mask_chooses():
     assert not updates["bias"].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "network",
-    [
-        pytest.param(UNet(channels=4, multipliers=(1,), blocks=1, attention=(8,), groups=2), marks=pytest.mark.slow),
-        DiT(width=16, depth=3, heads=2),
-    ],
+    [UNet(channels=4, multipliers=(1,), blocks=1, attention=(8,), groups=2), DiT(width=16, depth=3, heads=2)],
     ids=["unet", "dit"],
 )
 def test_every_kernel_of_a_network_is_a_matrix(network):
