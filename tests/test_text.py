@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from launcher import BIG, ROOT, compiled, launch, programs, untrained  # noqa: F401
-from networks import run, stirred, thinned
+from networks import run, stirred
 from PIL import Image
 
 from diffax import build, conditions, data
