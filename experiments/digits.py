@@ -2,9 +2,9 @@
 
 Paper:    EDM, arXiv:2206.00364 (preconditioning, noise levels, loss); guidance, arXiv:2207.12598.
 Command:  python -m diffax.main --config=experiments/digits.py --workdir=runs/digits
-Hardware: two CPU cores; 80 seconds, of which 64 are training.
+Hardware: two CPU cores; 100 seconds, of which 87 are training.
 Reached:  of 1000 samples, guided with scale 1.5, a support-vector classifier of the real digits reads 100 % as the
-          class asked for; Fréchet distance of the pixels 0.316, real against real 0.320 (seed 0, jax 0.10.2).
+          class asked for; Fréchet distance of the pixels 0.295, real against real 0.320 (seed 0, jax 0.10.2).
 """
 
 from ml_collections import ConfigDict
@@ -26,13 +26,13 @@ def get_config(mode: str = "full") -> ConfigDict:
         conditional=True,
         drop=0.1,
     )
-    config.network = dict(
-        name="UNet", channels=16, multipliers=(1, 2), blocks=1, attention=(4,), groups=4, adaptive=True
+    config.network = dict(  # one width at both sizes: fewer different kernels to compile before the first step
+        name="UNet", channels=24, multipliers=(1, 1), blocks=1, attention=(), groups=4, adaptive=True
     )
-    config.optimizer = dict(name="adam", learning_rate=2e-3, warmup=50, decay_steps=1500, clip=1.0)
+    config.optimizer = dict(name="adam", learning_rate=2e-3, warmup=50, decay_steps=2000, clip=1.0)
     config.ema = dict(decays=(0.99,))
 
-    config.train = dict(steps=1500, batch_size=64, log_every=1, checkpoint_every=500, sample_every=500)
+    config.train = dict(steps=2000, batch_size=64, log_every=1, checkpoint_every=500, sample_every=500)
     config.sample = dict(
         n=100,
         batch_size=100,
