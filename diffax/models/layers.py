@@ -27,7 +27,7 @@ def join(x: Array, h: Array, rescale: bool) -> Array:
     return (x + h) * math.sqrt(0.5) if rescale else x + h
 
 
-@partial(jax.jit, static_argnames="groups")  # traced once for each shape
+@partial(jax.jit, static_argnames=("groups", "eps"))  # traced once for each shape
 def group_norm(x: Array, scale: Array, bias: Array, groups: int, eps: float = 1e-6) -> Array:
     """(x - mean) / sqrt(var + eps) * scale + bias over the positions and channels of each group; arXiv:1803.08494.
 
@@ -37,19 +37,41 @@ def group_norm(x: Array, scale: Array, bias: Array, groups: int, eps: float = 1e
       groups: divides channels.
     """
     positions = tuple(range(1, x.ndim - 1))
-    size = x.shape[-1] // groups
-    x = x.astype(jnp.float32)
+    scale, bias = (jnp.expand_dims(jnp.atleast_2d(a), positions) for a in (scale, bias))
+    return _group_norm(groups, eps, x.astype(jnp.float32), scale, bias)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _group_norm(groups, eps, x, scale, bias):
+    d, gain = _centered(groups, eps, x)
+    return d * (gain * scale) + bias
+
+
+@_group_norm.defjvp
+def _group_norm_jvp(groups, eps, primals, tangents):
+    """Leaves out what is zero because d has no mean: the backward pass sums over positions twice, not three times."""
+    (x, scale, bias), (dx, dscale, dbias) = primals, tangents
+    d, gain = _centered(groups, eps, x)
+    dgain = -(gain**3) * _group_mean(groups, d * dx)
+    slope = gain * scale
+    shift = dbias - slope * _group_mean(groups, dx)
+    return d * slope + bias, slope * dx + d * (dgain * scale + gain * dscale) + shift
+
+
+def _centered(groups, eps, x):
+    """(d, gain): x without its group's mean, and 1/sqrt(var + eps)."""
+    d = x - _group_mean(groups, x)
+    return d, jax.lax.rsqrt(_group_mean(groups, jnp.square(d)) + eps)
+
+
+def _group_mean(groups, a):
+    """The mean of each group, for all of its channels: [batch, *positions, channels] -> [batch, 1, ..., channels]."""
     # As products, the two steps between channels and groups stay out of the loops over positions. XLA would otherwise
     # fuse them into every such loop, where they cost more than the norm itself.
+    positions, size = tuple(range(1, a.ndim - 1)), a.shape[-1] // groups
     members = jnp.asarray(np.repeat(np.eye(groups, dtype=np.float32), size, axis=0))  # [channels, groups]
-
-    def group_mean(a):
-        mean = jnp.dot(a.mean(positions), members / size, precision="highest")
-        return jnp.expand_dims(jnp.dot(mean, members.T, precision="highest"), positions)
-
-    d = x - group_mean(x)
-    gain = jax.lax.rsqrt(group_mean(jnp.square(d)) + eps) * jnp.expand_dims(jnp.atleast_2d(scale), positions)
-    return d * gain + jnp.expand_dims(jnp.atleast_2d(bias), positions)
+    mean = jnp.dot(a.mean(positions), members / size, precision="highest")
+    return jnp.expand_dims(jnp.dot(mean, members.T, precision="highest"), positions)
 
 
 @jax.jit
