@@ -2,7 +2,7 @@
 
 Paper:    EDM, arXiv:2206.00364 (preconditioning, noise levels, loss); guidance, arXiv:2207.12598.
 Command:  python -m diffax.main --config=experiments/digits.py --workdir=runs/digits
-Hardware: two CPU cores; 105 seconds, of which 87 are training.
+Hardware: two CPU cores; 104 seconds, of which 87 are training.
 Reached:  of 1000 samples, guided with scale 1.5, a support-vector classifier of the real digits reads 100 % as the
           class asked for; Fréchet distance of the pixels 0.295, real against real 0.320 (seed 0, jax 0.10.2).
 """
