@@ -1,6 +1,7 @@
 """Networks: published sizes, identities at initialization, closed forms of the layers, independence of examples."""
 
 import functools
+import re
 
 import flax.linen as nn
 import jax
@@ -237,6 +238,24 @@ def test_adaptive_group_norm_scales_and_shifts_the_plain_one():
     plain = layers.GroupNorm(groups=4).apply({"params": params}, x)
     adaptive = layers.GroupNorm(groups=4).apply({"params": params}, x, jnp.concatenate([s, b], axis=-1))
     np.testing.assert_allclose(adaptive, plain * (1 + s[:, None, None]) + b[:, None, None], atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3,), (0, 3), (5, 3), (2, 4, 3), (2, 4, 5, 3)], ids=str)
+def test_a_dense_layer_is_one_product_whatever_the_axes(shape):
+    layer, x, kernel = layers.dense(6, dtype=jnp.float32, name="any"), normal(0, shape), normal(1, (3, 6))
+
+    def outcome(kernel):
+        return layer.apply({"params": {"kernel": kernel, "bias": jnp.arange(6.0)}}, x)
+
+    np.testing.assert_allclose(outcome(kernel), x @ kernel + jnp.arange(6.0), rtol=1e-5, atol=1e-5)
+    above = normal(2, outcome(kernel).shape)
+    (down,) = jax.vjp(outcome, kernel)[1](above)
+    np.testing.assert_allclose(
+        down, jnp.tensordot(x, above, axes=(tuple(range(x.ndim - 1)),) * 2), rtol=1e-5, atol=1e-5
+    )
+    # each product sums over one axis, in the forward and in the backward pass
+    both = str(jax.make_jaxpr(lambda above: jax.vjp(outcome, kernel)[1](above))(above))
+    assert re.findall(r"dimension_numbers=\(\(\[(.*?)\]", both) == ["1", "0"]
 
 
 def test_attention_against_explicit_softmax():

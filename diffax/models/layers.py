@@ -132,7 +132,19 @@ def upsample_conv(x: Array, kernel: Array) -> Array:
 
 def dense(features: int, *, dtype: Dtype, scale: float = 1.0, name: str) -> nn.Dense:
     """Dense layer over the last axis (a 1x1 convolution of an image); scale 0 starts it at zero."""
-    return nn.Dense(features, dtype=dtype, kernel_init=_kernel(scale), bias_init=initializers.constant(0.0), name=name)
+    options = dict(kernel_init=_kernel(scale), bias_init=initializers.constant(0.0), dot_general=_rows_times)
+    return nn.Dense(features, dtype=dtype, name=name, **options)
+
+
+def _rows_times(x, kernel, _, **options):
+    """x [..., n] times a kernel [n, m], as a product of two matrices, as which its gradient is one, too.
+
+    Else XLA's CPU backend would transpose what comes down to it, and all that this is computed from along with it: 6 %
+    of the time of DDPM's CIFAR-10 step.
+    """
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    rows = jax.lax.dot_general(rows, kernel, (((1,), (0,)), ((), ())), **options)
+    return rows.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def conv(
