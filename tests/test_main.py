@@ -453,6 +453,15 @@ def plain(denoise, x, sigmas, keys):
 def keyless(denoise, x, sigmas):
     return denoise(x, sigmas[0])
 
+def fewer(denoise, x, sigmas, keys):
+    return denoise(x, sigmas[0])[:1]
+
+def astray(denoise, x, sigmas, keys):
+    return jnp.where(keys.shape[0] > 2, jnp.nan, 1.0) * denoise(x, sigmas[0])
+
+def two_sided(real, generated):
+    return {}
+
 def raw():
     return dict(x0=np.zeros((8, 2), np.float32))
 
@@ -462,6 +471,12 @@ def unlabeled() -> Dataset:
 
 def liar() -> Dataset:
     return Dataset([dict(x0=np.zeros(2, np.float32))] * 8, shape=(3,))
+
+def integers() -> Dataset:
+    return Dataset([dict(x0=np.zeros(2, np.uint8))] * 8, shape=(2,))
+
+def mislabeled() -> Dataset:
+    return Dataset([dict(x0=np.zeros(2, np.float32), label=np.int32(7 * (i == 3))) for i in range(8)], (2,), 2)
 
 def holes() -> Dataset:
     return Dataset([dict(x0=np.full(2, i if i else np.nan, np.float32)) for i in range(16)], shape=(2,))
@@ -517,6 +532,18 @@ def test_a_sampler_without_a_trajectory_gives_no_strip(own_parts):
     "option, message",
     [
         ("sample.sampler.name=own_bits:keyless", "'own_bits:keyless' does not take (denoise, x, sigmas, keys)"),
+        (
+            "sample.sampler.name=own_bits:fewer",
+            "'own_bits:fewer' makes samples of shape (1, 2) of noise of shape (2, 2)",
+        ),
+        ("sample.sampler.order=7 sample.sampler.name=unipc", "sample.sampler: unipc: order=7 is not allowed"),
+        ("sample.guidance.scale=3", "sample.guidance.scale: 3.0 changes nothing, the network is told no condition"),
+        ("eval.metrics=own_bits:two_sided", "'own_bits:two_sided' does not take (real, generated, seed)"),
+        (
+            "optimizer.decay_steps=1 optimizer.warmup=0",
+            "train.steps: 2 is not allowed, optimizer.decay_steps, 1, brings",
+        ),
+        ("data.name=own_bits:integers", "own_bits:integers gives uint8 but says levels=0"),
         ("data.name=own_bits:raw", "own_bits:raw gave a dict, expected diffax.data.Dataset"),
         ("data.name=own_bits:liar", "own_bits:liar says shape (3,), its first example has (2,)"),
         ("data.name=own_bits:unlabeled", "the first example of own_bits:unlabeled has no 'label', only 'x0'"),
@@ -524,7 +551,7 @@ def test_a_sampler_without_a_trajectory_gives_no_strip(own_parts):
 )
 def test_parts_that_cannot_work_are_refused(own_parts, option, message):
     args, _ = own_parts
-    outcome = launch(*args, f"--config.{option}")
+    outcome = launch(*args, *(f"--config.{one}" for one in option.split()))
     assert outcome.code == 2 and message in outcome.err and not BIG & set(outcome.compiled)
 
 
@@ -534,6 +561,20 @@ def test_data_that_are_not_finite_are_named(own_parts):
     assert outcome.code == 2 and "of the examples of own_bits:holes, 1 of 16 are not finite" in outcome.err
     assert "the gradient is not finite, no update made" in outcome.err
     assert (folder / "report.html").exists()
+
+
+def test_a_label_that_is_no_class_ends_the_run(own_parts):
+    args, _ = own_parts
+    outcome = launch(*args, "--config.data.name=own_bits:mislabeled")
+    assert outcome.code == 2 and "data: an example has label 7, of 2 classes; expected 0 to 1" in outcome.err
+
+
+def test_samples_that_are_not_finite_are_told(own_parts):
+    args, folder = own_parts
+    options = ("sample.sampler.name=own_bits:astray", "eval.after_training=False", "train.sample_every=2")
+    outcome = launch(*args, *(f"--config.{option}" for option in options))
+    assert outcome.code == 0 and "warning: 4 of 4 samples are not finite" in outcome.err
+    assert list(folder.glob("samples/step_*.png"))
 
 
 @pytest.mark.slow

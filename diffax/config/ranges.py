@@ -1,5 +1,6 @@
 """Ranges of numbers in a config, and values that must fit each other."""
 
+import inspect
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -49,7 +50,7 @@ def check_together(full: Mapping) -> None:
     _check_averages(full["ema"], full["sample"])
     for name in full["eval"]["metrics"]:
         if ":" in name:
-            build.find("metric", name, "eval.metrics")
+            _check_metric(name, build.find("metric", name, "eval.metrics"))
         else:
             _check_choice("eval.metrics", name, build.choices("metric"))
     guidance, grid = full["sample"]["guidance"], full["sample"]["grid"]
@@ -62,6 +63,14 @@ def check_together(full: Mapping) -> None:
     prompts, n = full["sample"]["prompts"], full["sample"]["n"]
     if n < len(prompts):
         raise ValueError(f"sample.n: {n} is not allowed, fewer than the {len(prompts)} prompts; give at least as many")
+
+
+def _check_metric(name, metric):
+    try:
+        inspect.signature(metric).bind(None, None, None)
+    except TypeError as error:
+        told = f"{name!r} does not take (real, generated, seed), two dictionaries of arrays and a number"
+        raise ValueError(f"eval.metrics: {told}: {error}") from None
 
 
 def _check_decay(options):
@@ -114,7 +123,7 @@ def _expected(name, value, users_own):
     if name in _AT_LEAST_1 and value < 1:
         return "at least 1"
     if name in _POSITIVE and value <= 0:
-        return "more than 0"
+        return "more than 0" + ", or inf for none" * (name in ("clip", "norm_threshold"))
     if name in _SHARE and not 0 <= value <= 1:
         return "a number from 0 to 1"
     if name == "seed" and value >= 2**31:

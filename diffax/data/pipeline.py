@@ -151,6 +151,7 @@ def _batch(
     rows = size // hosts
     first = step * size + host * rows
     raw = take(dataset.source, _order(len(dataset.source), seed, first, rows))
+    _check_labels(raw, dataset.num_classes)
     x0 = raw["x0"]
     if flip:
         mirrored = _bits(seed, _FLIP, first, rows, words=1)[:, 0] >> 63 == 1
@@ -163,6 +164,13 @@ def _batch(
     else:
         x0 = _normalize(x0, dataset.levels)
     return {**raw, "x0": x0}
+
+
+def _check_labels(raw: Example, classes: int) -> None:
+    """Before a label that is no class makes a loss NaN."""
+    if classes and ((raw["label"] < 0) | (raw["label"] >= classes)).any():
+        wrong = next(label for label in raw["label"].tolist() if not 0 <= label < classes)
+        raise ValueError(f"data: an example has label {wrong}, of {classes} classes; expected 0 to {classes - 1}")
 
 
 def _order(length: int, seed: int, first: int, rows: int) -> np.ndarray:

@@ -3,8 +3,10 @@
 import importlib.util
 import inspect
 from collections.abc import Mapping
+from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from diffax import build, losses, metrics, parallel
@@ -26,7 +28,7 @@ def experiment(config: Mapping, training: bool = False) -> build.Experiment:
         ValueError: the field, its value, and what is allowed.
     """
     if training:
-        _check_training(config["train"])
+        _check_training(config["train"], config["optimizer"]["decay_steps"])
     built = build.experiment(config)
     _check_data(built)
     _check_classes(built)
@@ -63,7 +65,10 @@ def evaluation(experiment: build.Experiment) -> None:
         raise ValueError(f"{told}; leave it out, or ask for these ({error})") from None
 
 
-def _check_training(options):
+def _check_training(options, decay_steps):
+    if 0 < decay_steps < options["steps"]:
+        told = f"{options['steps']} is not allowed, optimizer.decay_steps, {decay_steps}, brings the learning rate to 0"
+        raise ValueError(f"train.steps: {told}; give at most that, or begin a run with as large a decay_steps")
     try:
         parallel.check_batch(options["batch_size"], jax.device_count(), options["accumulate"])
     except ValueError as error:
@@ -86,6 +91,9 @@ def _check_data(experiment):
             raise ValueError(f"data: {field!r} of {name} has shape {found}; give both the same")
     if np.shape(first["x0"]) != tuple(dataset.shape):
         raise ValueError(f"data: {name} says shape {dataset.shape}, its first example has {np.shape(first['x0'])}")
+    kind = np.asarray(first["x0"]).dtype
+    if not dataset.levels and not np.issubdtype(kind, np.floating):
+        raise ValueError(f"data: {name} gives {kind} but says levels=0, floats as they are; set levels, 256 for 8 bits")
     if dataset.num_classes and not 0 <= int(first["label"]) < dataset.num_classes:
         raise ValueError(f"data: {name} has {dataset.num_classes} classes, its first example label {first['label']}")
     if pipeline["flip"] and len(dataset.shape) < 3:
@@ -116,10 +124,26 @@ def _check_sampler(experiment):
         inspect.signature(sampler).bind(None, None, None, None, **experiment.sampler_options)
     except TypeError as error:
         raise ValueError(f"sample.sampler.name: {name!r} does not take (denoise, x, sigmas, keys): {error}") from None
+    if sampling.takes_learned_variance(experiment):
+        return
+    shape = (2, *experiment.dataset.shape)
+    draw = partial(sampler, lambda x, sigma: x, **experiment.sampler_options)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
+    try:
+        drawn = jax.eval_shape(draw, jax.ShapeDtypeStruct(shape, np.float32), experiment.sigmas, keys)
+    except ValueError as error:
+        raise ValueError(f"sample.sampler: {name}: {error}") from None
+    drawn = drawn[0] if isinstance(drawn, tuple) else drawn
+    if jnp.shape(drawn) != shape:
+        told = f"{name!r} makes samples of shape {jnp.shape(drawn)} of noise of shape {shape}"
+        raise ValueError(f"sample.sampler.name: {told}; return x0, of the shape of x")
 
 
 def _check_guidance(experiment):
     options = dict(experiment.config["sample"]["guidance"])
+    if not experiment.nulls and options.get("scale", 1.0) != 1:
+        told = f"{options['scale']} changes nothing, the network is told no condition (loss.conditional=False)"
+        raise ValueError(f"sample.guidance.scale: {told}; leave it out")
     name, takes = options.pop("name"), inspect.signature(experiment.guidance)
     given = {"sigmas": None} if "sigmas" in takes.parameters else {}
     try:

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -96,9 +97,16 @@ def generator(experiment: Experiment, trajectory: bool | int | None = None) -> G
                 path = np.asarray(way)[:, : n if trajectory is True else min(n, trajectory)]
             if tick is not None:
                 tick(min(start + batch_size, n), min(batch_size, n - start))
-        return np.concatenate(batches), path
+        return _warned(np.concatenate(batches)), path
 
     return generate
+
+
+def _warned(x0):
+    broken = int((~np.isfinite(x0)).reshape(len(x0), -1).any(1).sum())
+    if broken:
+        print(f"warning: {broken} of {len(x0)} samples are not finite", file=sys.stderr, flush=True)
+    return x0
 
 
 def tells_its_way(experiment: Experiment) -> bool:

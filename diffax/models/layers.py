@@ -267,7 +267,7 @@ def check_levels(network: nn.Module, shape: Sequence[int], patch: int = 1) -> No
             if size not in sizes:
                 raise ValueError(
                     f"{option}: {size} is the size of no level: images of {height}x{width} have levels of "
-                    f"{', '.join(map(str, sizes))}: choose among them"
+                    f"{', '.join(map(str, sizes))}: choose among them, or () for none"
                 )
 
 
