@@ -228,6 +228,11 @@ def test_a_new_name_starts_from_the_defaults_of_its_function():
         ("data.name", "math:nothing", "data.name: cannot import 'math:nothing': module 'math' has no attribute"),
         ("data.name", "image_folder", "data.path: missing, image_folder needs it"),
         ("optimizer.decay_steps", "5", "optimizer.warmup: 5 is not allowed, expected less than optimizer.decay_steps"),
+        (
+            "network.dropout",
+            "1.0",
+            "network.dropout: 1.0 is not allowed, expected less than 1, at which nothing is left",
+        ),
         ("optimizer.decay_after", "-1", "optimizer.decay_after: -1 is not allowed, expected 0 or more"),
     ],
 )

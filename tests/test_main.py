@@ -528,6 +528,16 @@ def test_a_sampler_without_a_trajectory_gives_no_strip(own_parts):
     assert (folder / "eval_00000002.json").exists() and not list(folder.glob("samples/strip*"))
 
 
+def test_a_card_that_cannot_be_read_is_made_again(own_parts):
+    args, folder = own_parts
+    assert launch(*args).code == 0
+    whole = (folder / "eval_00000002.json").read_bytes()
+    (folder / "eval_00000002.json").write_bytes(whole[:10])
+    assert launch(*args).code == 0
+    assert (folder / "eval_00000002_2.json").read_bytes() == whole
+    assert (folder / "eval_00000002.json").read_bytes() == whole[:10]  # what is no card stays where it is
+
+
 @pytest.mark.parametrize(
     "option, message",
     [

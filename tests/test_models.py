@@ -226,6 +226,15 @@ def test_derivatives_of_group_norm_are_those_of_its_definition():
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
+def test_integers_scale_and_shift_a_group_norm():
+    x = normal(0, (2, 3, 3, 8))
+    slopes = [
+        jax.grad(lambda x: jnp.sum(layers.group_norm(x, scale, bias, 4) ** 3))(x)  # noqa: B023
+        for scale, bias in ((2, jnp.zeros(8, int)), (jnp.full(8, 2.0), jnp.zeros(8)))
+    ]
+    np.testing.assert_array_equal(*slopes)
+
+
 def test_group_norm_of_a_constant_is_the_bias():
     x = jnp.full((2, 4, 4, 8), 1e4)
     bias = jnp.arange(8.0)

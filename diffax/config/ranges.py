@@ -126,6 +126,8 @@ def _expected(name, value, users_own):
         return "more than 0" + ", or inf for none" * (name in ("clip", "norm_threshold"))
     if name in _SHARE and not 0 <= value <= 1:
         return "a number from 0 to 1"
+    if name == "dropout" and value == 1:
+        return "less than 1, at which nothing is left"
     if name == "seed" and value >= 2**31:
         return "less than 2147483648"
     if value < 0 and name not in _SIGNED:

@@ -45,7 +45,7 @@ def evaluate(experiment: build.Experiment, state: TrainState, folder: Path, draw
 
 def done(experiment: build.Experiment, folder: Path, step: int) -> bool:
     """Whether a step has the cards of a whole evaluation."""
-    cards = [at for at, _ in report.numbered(folder, "eval", ".json") if at == step]
+    cards = [file for at, file in report.numbered(folder, "eval", ".json") if at == step and _asked(file)]
     return len(cards) >= max(1, len(experiment.config["eval"]["scales"]))
 
 

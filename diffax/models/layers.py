@@ -37,7 +37,8 @@ def group_norm(x: Array, scale: Array, bias: Array, groups: int, eps: float = 1e
       groups: divides channels.
     """
     positions = tuple(range(1, x.ndim - 1))
-    scale, bias = (jnp.expand_dims(jnp.atleast_2d(a), positions) for a in (scale, bias))
+    wide = (jnp.asarray(a, jnp.result_type(a, jnp.float32)) for a in (scale, bias))  # integers have no tangents
+    scale, bias = (jnp.expand_dims(jnp.atleast_2d(a), positions) for a in wide)
     return _group_norm(groups, eps, x.astype(jnp.float32), scale, bias)
 
 
