@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
+NOT_FINITE = 1  # exit code of a run whose updates or samples are not finite, in one line too
 BAD_INPUT = 2  # exit code; 0 is done, `loop.workdir.STOPPED` is stopped by a signal and saved
 INTERRUPTED = 130  # exit code, as a shell's of any command that Ctrl-C ended
 PIPE_CLOSED = 141  # exit code, as a shell's of any command whose reader has left, such as `| head`
@@ -92,11 +93,11 @@ def run(command: Callable[[Sequence[str]], int] = main) -> None:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
         code = PIPE_CLOSED
-    except ValueError as error:
+    except (ValueError, FloatingPointError) as error:
         if not _is_ours(error):
             raise
         print(f"diffax: {' '.join(str(error).split())}", file=sys.stderr)
-        code = BAD_INPUT
+        code = BAD_INPUT if isinstance(error, ValueError) else NOT_FINITE
     except KeyboardInterrupt:
         _leave(INTERRUPTED, "diffax: interrupted\n")
     except SystemExit as stop:

@@ -74,7 +74,7 @@ def _check_training(options, decay_steps):
     except ValueError as error:
         raise ValueError(f"train.{error}") from None
     if options["tensorboard"] and importlib.util.find_spec("tensorboardX") is None:
-        raise ValueError('train.tensorboard: True needs tensorboardX, which is missing: pip install "diffax[tb]"')
+        raise ValueError("train.tensorboard: True needs tensorboardX, which is missing: pip install tensorboardX")
 
 
 def _check_data(experiment):
