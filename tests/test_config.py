@@ -231,7 +231,7 @@ def test_a_new_name_starts_from_the_defaults_of_its_function():
         (
             "network.dropout",
             "1.0",
-            "network.dropout: 1.0 is not allowed, expected less than 1, at which nothing is left",
+            "network.dropout: 1.0 is not allowed, expected 0 or more, less than 1",
         ),
         ("optimizer.decay_after", "-1", "optimizer.decay_after: -1 is not allowed, expected 0 or more"),
     ],

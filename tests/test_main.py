@@ -457,7 +457,7 @@ def fewer(denoise, x, sigmas, keys):
     return denoise(x, sigmas[0])[:1]
 
 def astray(denoise, x, sigmas, keys):
-    return jnp.where(keys.shape[0] > 2, jnp.nan, 1.0) * denoise(x, sigmas[0])
+    return jnp.nan * denoise(x, sigmas[0])
 
 def two_sided(real, generated):
     return {}

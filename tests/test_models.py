@@ -202,25 +202,27 @@ def test_derivatives_of_group_norm_are_those_of_its_definition():
     x, direction, cotangent = (normal(i, (2, 3, 3, 8)) for i in range(3))
     scale, bias = normal(3, (2, 8)), normal(4, (8,))
 
-    def definition(x, scale, bias, groups):
+    eps, deps = jnp.float32(0.1), jnp.float32(0.5)
+
+    def definition(x, scale, bias, groups, eps):
         grouped = x.reshape(2, 9, groups, -1)
         mean, var = grouped.mean((1, 3), keepdims=True), grouped.var((1, 3), keepdims=True)
-        y = ((grouped - mean) / jnp.sqrt(var + 1e-6)).reshape(x.shape)
+        y = ((grouped - mean) / jnp.sqrt(var + eps)).reshape(x.shape)
         return y * scale[:, None, None] + bias
 
     def derivatives(norm):
-        def value(x, scale, bias):
-            return jnp.sum(jnp.sin(norm(x, scale, bias, 2)) * cotangent)
+        def value(x, scale, bias, eps):
+            return jnp.sum(jnp.sin(norm(x, scale, bias, 2, eps)) * cotangent)
 
-        def curvature(x, scale, bias):  # as score matching has it, with a gradient of its own
-            gradient = functools.partial(jax.grad(value), scale=scale, bias=bias)
+        def curvature(x, scale, bias, eps):  # as score matching has it, with a gradient of its own
+            gradient = functools.partial(jax.grad(value), scale=scale, bias=bias, eps=eps)
             return jnp.vdot(direction, jax.jvp(gradient, (x,), (direction,))[1])
 
         def all_of(*args):
-            forward = jax.jvp(value, args, (direction, scale, bias))[1]
-            return forward, jax.grad(value, (0, 1, 2))(*args), jax.grad(curvature, (0, 1, 2))(*args)
+            forward = jax.jvp(value, args, (direction, scale, bias, deps))[1]
+            return forward, jax.grad(value, (0, 1, 2, 3))(*args), jax.grad(curvature, (0, 1, 2, 3))(*args)
 
-        return jax.jit(all_of)(x, scale, bias)
+        return jax.jit(all_of)(x, scale, bias, eps)
 
     for ours, expected in zip(*(jax.tree.leaves(derivatives(norm)) for norm in (layers.group_norm, definition))):
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())

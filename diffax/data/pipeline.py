@@ -168,9 +168,11 @@ def _batch(
 
 def _check_labels(raw: Example, classes: int) -> None:
     """Before a label that is no class makes a loss NaN."""
-    if classes and ((raw["label"] < 0) | (raw["label"] >= classes)).any():
-        wrong = next(label for label in raw["label"].tolist() if not 0 <= label < classes)
-        raise ValueError(f"data: an example has label {wrong}, of {classes} classes; expected 0 to {classes - 1}")
+    if not classes:
+        return
+    wrong = raw["label"][(raw["label"] < 0) | (raw["label"] >= classes)]
+    if wrong.size:
+        raise ValueError(f"data: an example has label {wrong[0]}, of {classes} classes; expected 0 to {classes - 1}")
 
 
 def _order(length: int, seed: int, first: int, rows: int) -> np.ndarray:

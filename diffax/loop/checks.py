@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from diffax import build, losses, metrics, parallel
@@ -74,7 +73,9 @@ def _check_training(options, decay_steps):
     except ValueError as error:
         raise ValueError(f"train.{error}") from None
     if options["tensorboard"] and importlib.util.find_spec("tensorboardX") is None:
-        raise ValueError("train.tensorboard: True needs tensorboardX, which is missing: pip install tensorboardX")
+        raise ValueError(
+            'train.tensorboard: True needs tensorboardX, which is missing: pip install "tensorboardX>=2.6"'
+        )
 
 
 def _check_data(experiment):
@@ -92,7 +93,7 @@ def _check_data(experiment):
     if np.shape(first["x0"]) != tuple(dataset.shape):
         raise ValueError(f"data: {name} says shape {dataset.shape}, its first example has {np.shape(first['x0'])}")
     kind = np.asarray(first["x0"]).dtype
-    if not dataset.levels and not np.issubdtype(kind, np.floating):
+    if not dataset.levels and kind.kind in "biu":  # bfloat16 is of a kind of its own
         raise ValueError(f"data: {name} gives {kind} but says levels=0, floats as they are; set levels, 256 for 8 bits")
     if dataset.num_classes and not 0 <= int(first["label"]) < dataset.num_classes:
         raise ValueError(f"data: {name} has {dataset.num_classes} classes, its first example label {first['label']}")
@@ -108,6 +109,8 @@ def _check_classes(experiment):
     wanted.held_out(experiment, 1)
     captioned = "text" in experiment.nulls and experiment.dataset.tokenizer is not None
     for name in options["metrics"]:
+        takes = "(real, generated, seed), two dictionaries of arrays and a number"
+        _check_takes("eval.metrics", name, build.find("metric", name, "eval.metrics"), takes, 3, {})
         if name in _OF_CAPTIONS and not captioned:
             raise ValueError(f"eval.metrics: {name!r} needs loss.conditional=True and a data set with captions")
         if name in ("pixel_diversity", "place_diversity") and options["conditions"] and options["each"] < 2:
@@ -120,22 +123,18 @@ def _check_classes(experiment):
 
 def _check_sampler(experiment):
     name, sampler = experiment.config["sample"]["sampler"]["name"], experiment.sampler
-    try:
-        inspect.signature(sampler).bind(None, None, None, None, **experiment.sampler_options)
-    except TypeError as error:
-        raise ValueError(f"sample.sampler.name: {name!r} does not take (denoise, x, sigmas, keys): {error}") from None
-    if sampling.takes_learned_variance(experiment):
-        return
+    takes, options = "(denoise, x, sigmas, keys)", experiment.sampler_options
+    _check_takes("sample.sampler.name", name, sampler, takes, 4, options)
     shape = (2, *experiment.dataset.shape)
-    draw = partial(sampler, lambda x, sigma: x, **experiment.sampler_options)
+    draw = partial(sampler, lambda x, sigma: x, **options)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
     try:
         drawn = jax.eval_shape(draw, jax.ShapeDtypeStruct(shape, np.float32), experiment.sigmas, keys)
     except ValueError as error:
         raise ValueError(f"sample.sampler: {name}: {error}") from None
     drawn = drawn[0] if isinstance(drawn, tuple) else drawn
-    if jnp.shape(drawn) != shape:
-        told = f"{name!r} makes samples of shape {jnp.shape(drawn)} of noise of shape {shape}"
+    if np.shape(drawn) != shape:
+        told = f"{name!r} makes samples of shape {np.shape(drawn)} of noise of shape {shape}"
         raise ValueError(f"sample.sampler.name: {told}; return x0, of the shape of x")
 
 
@@ -144,12 +143,17 @@ def _check_guidance(experiment):
     if not experiment.nulls and options.get("scale", 1.0) != 1:
         told = f"{options['scale']} changes nothing, the network is told no condition (loss.conditional=False)"
         raise ValueError(f"sample.guidance.scale: {told}; leave it out")
-    name, takes = options.pop("name"), inspect.signature(experiment.guidance)
-    given = {"sigmas": None} if "sigmas" in takes.parameters else {}
+    name, takes = options.pop("name"), inspect.signature(experiment.guidance).parameters
+    given = {"sigmas": None} if "sigmas" in takes else {}
+    _check_takes("sample.guidance.name", name, experiment.guidance, "(cond, uncond, scale)", 2, {**given, **options})
+
+
+def _check_takes(where, name, function, takes, count, options):
+    """Whether a function can be called with `count` arguments, told as `takes`, and `options`."""
     try:
-        takes.bind(None, None, **given, **options)
+        inspect.signature(function).bind(*[None] * count, **options)
     except TypeError as error:
-        raise ValueError(f"sample.guidance.name: {name!r} does not take (cond, uncond, scale): {error}") from None
+        raise ValueError(f"{where}: {name!r} does not take {takes}: {error}") from None
 
 
 def _check_objective(experiment):
@@ -157,11 +161,8 @@ def _check_objective(experiment):
     config, process, objective = experiment.config["loss"], experiment.process, experiment.objective
     name, n = config["objective"]["name"], config["time"].get("n")
     given = {**build.options("objective", config["objective"], "loss.objective"), "sample_time": None}
-    try:
-        inspect.signature(objective).bind(*[None] * 5, **given)
-    except TypeError as error:
-        takes = "(apply, process, prediction, x0, keys, sample_time)"
-        raise ValueError(f"loss.objective.name: {name!r} does not take {takes}: {error}") from None
+    takes = "(apply, process, prediction, x0, keys, sample_time)"
+    _check_takes("loss.objective.name", name, objective, takes, 5, given)
     if objective is losses.vdm_loss and config["time"]["name"] in ("discrete", "lognormal", "logit_normal"):
         raise ValueError(
             f"loss.time: {config['time']['name']} is not allowed, {name} is a bound in the mean over even times; use "

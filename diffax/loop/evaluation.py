@@ -87,8 +87,7 @@ def _write(folder, step, result, generated):
 
 
 def _check_finite(images, error, what):
-    broken = int((~np.isfinite(images)).reshape(len(images), -1).any(1).sum())
-    if broken:
+    if broken := sampling.broken(images):
         raise error(f"{what}, {broken} of {len(images)} are not finite, so there is nothing to score")
 
 

@@ -52,6 +52,7 @@ def _draw(experiment, state, folder, out, animation):
     with report.progress(options["n"], noun="image") as bar:
         draw = sampling.generator(experiment, True if animation else None)
         x, path = draw(params, options["seed"], cond, options["n"], size, options["guidance"], tick=bar.update)
+    pictures.warn_broken(x)
     arrays = report.npz_bytes(wanted.described(experiment, x, cond))
     if out:
         written = Path(out).with_suffix(".npz")

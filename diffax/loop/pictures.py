@@ -27,6 +27,7 @@ def write(experiment: build.Experiment, state: TrainState, folder: Path, draw: s
     params = sampling.chosen_params(state, experiment.config)
     size = min(options["n"], options["batch_size"])
     x, path = draw(params, options["seed"], cond, options["n"], size, options["guidance"])
+    warn_broken(x)
     picture = draw_picture(experiment, x, cond)
     if picture is not None:
         report.save_png(report.sample_path(folder, step), picture, facts(experiment, cond, step))
@@ -53,6 +54,12 @@ def facts(experiment: build.Experiment, cond: Mapping, step: int) -> dict[str, s
     again = {"step": step, "sample": options, "versions": versions()}
     texts = wanted.captions(experiment, cond)
     return {"caption": _caption(options), "diffax": report.to_json(again), "prompts": "\n".join(texts)}
+
+
+def warn_broken(x: np.ndarray) -> None:
+    """Says aloud what a picture alone would leave to be found: samples that are not finite."""
+    if broken := sampling.broken(x):
+        print(f"warning: {broken} of {len(x)} samples are not finite", file=sys.stderr, flush=True)
 
 
 def draw_picture(experiment: build.Experiment, x: np.ndarray, cond: Mapping) -> np.ndarray | None:

@@ -2,7 +2,6 @@
 
 import inspect
 import math
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -97,16 +96,14 @@ def generator(experiment: Experiment, trajectory: bool | int | None = None) -> G
                 path = np.asarray(way)[:, : n if trajectory is True else min(n, trajectory)]
             if tick is not None:
                 tick(min(start + batch_size, n), min(batch_size, n - start))
-        return _warned(np.concatenate(batches)), path
+        return np.concatenate(batches), path
 
     return generate
 
 
-def _warned(x0):
-    broken = int((~np.isfinite(x0)).reshape(len(x0), -1).any(1).sum())
-    if broken:
-        print(f"warning: {broken} of {len(x0)} samples are not finite", file=sys.stderr, flush=True)
-    return x0
+def broken(x0: np.ndarray) -> int:
+    """How many of [n, *data] are not finite."""
+    return int((~np.isfinite(x0)).reshape(len(x0), -1).any(1).sum())
 
 
 def tells_its_way(experiment: Experiment) -> bool:

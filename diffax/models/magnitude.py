@@ -18,7 +18,7 @@ from flax import linen as nn
 from jax import Array
 
 from diffax.models import initializers
-from diffax.models.layers import Dtype, dropout, silu
+from diffax.models.layers import Dtype, dropout, rows_times, silu
 
 SILU = 0.596  # the root mean square of silu(x) for x ~ N(0, 1); arXiv:2312.02696, Eq. 81
 LARGEST = 256.0  # of what leaves a block: far beyond what is met, within what half precision sums safely
@@ -92,7 +92,7 @@ class MPLayer(nn.Module):
         weight = normalize(weight, inputs) * (gain / math.sqrt(weight.size // self.features))
         x, weight = x.astype(self.dtype), weight.astype(self.dtype)
         if not self.kernel:
-            return x @ weight
+            return rows_times(x, weight)
         return jax.lax.conv_general_dilated(x, weight, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 

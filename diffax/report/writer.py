@@ -187,7 +187,7 @@ def _open_events(folder: Path, step: int):
         from tensorboardX import SummaryWriter
     except ImportError as error:
         raise ValueError(
-            "tensorboard=True needs tensorboardX, which is not installed: pip install tensorboardX"
+            'tensorboard=True needs tensorboardX, which is not installed: pip install "tensorboardX>=2.6"'
         ) from error
     return SummaryWriter(str(folder), purge_step=step + 1, flush_secs=10)  # hides events of the steps done again
 
