@@ -292,13 +292,6 @@ def test_attention_block_commutes_with_permutations_of_positions():
     np.testing.assert_allclose(block.apply({"params": params}, x[:, order]), y[:, order], rtol=1e-4, atol=1e-4)
 
 
-def test_upsample_conv_is_the_convolution_of_the_upsampled_image():
-    x, kernel = normal(0, (2, 3, 5, 4)), normal(1, (3, 3, 4, 6))
-    dims = ("NHWC", "HWIO", "NHWC")
-    expected = jax.lax.conv_general_dilated(layers.upsample(x), kernel, (1, 1), "SAME", dimension_numbers=dims)
-    np.testing.assert_allclose(layers.upsample_conv(x, kernel), expected, atol=1e-4)
-
-
 def test_a_patch_is_a_position_with_more_channels():
     network, (height, width) = small(patch=2, multipliers=(1,), attention=(), num_classes=0), (4, 6)
     x, c_noise, _ = inputs(network, (2, height, width, 3))

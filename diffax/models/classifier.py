@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from diffax.models import initializers, layers
+from diffax.models import convolutions, initializers, layers
 from diffax.models.conditioning import Conditioning
 from diffax.models.unet import check_shape
 
@@ -59,7 +59,7 @@ class Classifier(nn.Module):
             )
             return make_attention(self.groups, self.head_dim, self.dtype, name=f"{name}_attention")(h) if attend else h
 
-        h = layers.conv(self.channels, dtype=self.dtype, name="conv_in")(x)
+        h = convolutions.conv(self.channels, dtype=self.dtype, name="conv_in")(x)
         for level, width in enumerate(widths):
             if level:
                 h = block(h, widths[level - 1], f"down_{level}", resample=layers.downsample)

@@ -175,6 +175,11 @@ def fan_avg_uniform(scale: float = 1.0) -> Initializer:
     return on_host(draw)
 
 
+def kernel(scale: float) -> Initializer:
+    """`fan_avg_uniform(scale)`; zeros where scale is 0."""
+    return fan_avg_uniform(scale) if scale else constant(0.0)
+
+
 def normal(stddev: float = 1.0) -> Initializer:
     """N(0, stddev^2)."""
     return on_host(lambda generator, shape: generator.standard_normal(shape, np.float32) * np.float32(stddev))

@@ -17,6 +17,7 @@ from flax import linen as nn
 from jax import Array
 
 from diffax.models import initializers
+from diffax.models.convolutions import conv
 
 Dtype = Any
 _PRODUCT = 1024  # rows of a table that is multiplied
@@ -110,31 +111,9 @@ def downsample(x: Array) -> Array:
     return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
 
 
-def upsample_conv(x: Array, kernel: Array) -> Array:
-    """The 3x3 convolution of `upsample(x)`, zero padded, with 4/9 of its arithmetic: [b, h, w, c] -> [b, 2h, 2w, o].
-
-    Two of three neighboring pixels of an upsampled row are copies of one pixel, so an output pixel sees 2x2 pixels of x
-    through a kernel whose taps are sums of the given ones; which sums depends on whether its row and column are even.
-    """
-
-    def sums(k, axis):
-        first, middle, last = jnp.split(k, 3, axis)
-        even = jnp.concatenate([first, middle + last], axis)
-        odd = jnp.concatenate([first + middle, last], axis)
-        return even, odd
-
-    def conv2x2(k, i, j):
-        padding = ((1 - i, i), (1 - j, j))
-        return jax.lax.conv_general_dilated(x, k, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-    b, h, w, _ = x.shape
-    rows = [[conv2x2(k, i, j) for j, k in enumerate(sums(half, 1))] for i, half in enumerate(sums(kernel, 0))]
-    return jnp.stack([jnp.stack(row, 3) for row in rows], 2).reshape(b, 2 * h, 2 * w, -1)
-
-
 def dense(features: int, *, dtype: Dtype, scale: float = 1.0, name: str) -> nn.Dense:
     """Dense layer over the last axis (a 1x1 convolution of an image); scale 0 starts it at zero."""
-    init = dict(kernel_init=_kernel(scale), bias_init=initializers.constant(0.0))
+    init = dict(kernel_init=initializers.kernel(scale), bias_init=initializers.constant(0.0))
     return nn.Dense(features, dtype=dtype, dot_general=rows_times, name=name, **init)
 
 
@@ -147,35 +126,6 @@ def rows_times(x: Array, kernel: Array, *_: Any, **options: Any) -> Array:
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     rows = jax.lax.dot_general(rows, kernel, (((1,), (0,)), ((), ())), **options)
     return rows.reshape(*x.shape[:-1], kernel.shape[-1])
-
-
-def conv(
-    features: int, *, dtype: Dtype, scale: float = 1.0, stride: int = 1, padding: str = "SAME", name: str
-) -> nn.Conv:
-    """3x3 convolution, zero padded to ceil(size / stride) unless padding is "VALID"; scale 0 starts it at zero."""
-    return nn.Conv(
-        features,
-        (3, 3),
-        strides=(stride, stride),
-        padding=padding,
-        dtype=dtype,
-        kernel_init=_kernel(scale),
-        bias_init=initializers.constant(0.0),
-        name=name,
-    )
-
-
-class UpsampleConv(nn.Module):
-    """`upsample_conv` with a bias: the parameters of `conv`, applied after nearest-neighbor upsampling."""
-
-    features: int
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", _kernel(1.0), (3, 3, x.shape[-1], self.features))
-        bias = self.param("bias", initializers.constant(0.0), (self.features,))
-        return upsample_conv(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
 
 
 def with_frequencies(x: Array, exponents: Sequence[int]) -> Array:
@@ -340,7 +290,3 @@ class CrossAttentionBlock(nn.Module):
         h = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None]).reshape(x.shape)
         h = dense(channels, dtype=self.dtype, scale=0.0, name="project")(h)
         return join(x, h, self.skip_rescale)
-
-
-def _kernel(scale: float) -> initializers.Initializer:
-    return initializers.fan_avg_uniform(scale) if scale else initializers.constant(0.0)

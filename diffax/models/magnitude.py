@@ -18,6 +18,7 @@ from flax import linen as nn
 from jax import Array
 
 from diffax.models import initializers
+from diffax.models.convolutions import convolve
 from diffax.models.layers import Dtype, dropout, rows_times, silu
 
 SILU = 0.596  # the root mean square of silu(x) for x ~ N(0, 1); arXiv:2312.02696, Eq. 81
@@ -93,7 +94,7 @@ class MPLayer(nn.Module):
         x, weight = x.astype(self.dtype), weight.astype(self.dtype)
         if not self.kernel:
             return rows_times(x, weight)
-        return jax.lax.conv_general_dilated(x, weight, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return convolve(x, weight, (1, 1), "SAME")
 
 
 class MPBlock(nn.Module):

@@ -8,7 +8,7 @@ from flax import linen as nn
 from jax import Array
 
 from diffax.conditions import Cond
-from diffax.models import fir, layers
+from diffax.models import convolutions, fir, layers
 from diffax.models.conditioning import LowResolution, check_cond, tell
 from diffax.models.patches import patchify, unpatchify
 
@@ -128,7 +128,7 @@ class UNet(nn.Module):
                 return h
             return self._cross_attention_block(f"{name}_text")(h, text.tokens, text.mask)
 
-        h = layers.conv(self.channels, dtype=self.dtype, name="conv_in")(x)
+        h = convolutions.conv(self.channels, dtype=self.dtype, name="conv_in")(x)
         skips, image = [h], x
         for level, width in enumerate(widths):
             if level:
@@ -150,7 +150,7 @@ class UNet(nn.Module):
             if level:
                 h = self._resize(h, width=width, name=f"up_{level}", block=block, up=True)
         h = layers.silu(layers.GroupNorm(self.groups, self.dtype, name="norm_out")(h))
-        h = layers.conv(self.patch**2 * out_channels, dtype=self.dtype, scale=0.0, name="conv_out")(h)
+        h = convolutions.conv(self.patch**2 * out_channels, dtype=self.dtype, scale=0.0, name="conv_out")(h)
         return unpatchify(h, self.patch).astype(jnp.float32)
 
     def _res_block(self, width, name, resample):
@@ -173,12 +173,12 @@ class UNet(nn.Module):
             how = fir if self.fir else layers
             return block(h, width, name, read=False, resample=how.upsample if up else how.downsample)
         if up:
-            return layers.UpsampleConv(width, self.dtype, name=name)(h)
-        return layers.conv(width, dtype=self.dtype, stride=2, name=name)(h)
+            return convolutions.UpsampleConv(width, self.dtype, name=name)(h)
+        return convolutions.conv(width, dtype=self.dtype, stride=2, name=name)(h)
 
     def _shrink(self, image, width, name):
         padding = "VALID" if self.fir else "SAME"
-        return layers.conv(width, dtype=self.dtype, stride=2, padding=padding, name=name)(
+        return convolutions.conv(width, dtype=self.dtype, stride=2, padding=padding, name=name)(
             fir.blur(image) if self.fir else image
         )
 
