@@ -23,7 +23,7 @@ Network = Callable[..., Array]  # (params, x_in, c_noise, cond, dropout_keys) ->
 
 # An array of fewer numbers is sooner copied than a reduction of its shape compiled. None that `parallel.fsdp` splits by
 # default is smaller: joining it would gather it.
-_SMALL = 2**16
+SMALL = 2**16
 
 
 @pytree
@@ -210,7 +210,7 @@ def global_norm(tree: Any) -> Array:
     """
     small, large = [], []
     for a in jax.tree.leaves(tree):
-        (small if jnp.size(a) < _SMALL else large).append(a)
+        (small if jnp.size(a) < SMALL else large).append(a)
 
     def wide(a):
         return a if a.dtype in (jnp.float32, jnp.float64) else a.astype(jnp.float32)

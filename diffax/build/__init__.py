@@ -3,6 +3,7 @@
 from diffax.build.names import NESTED, choices, find, make, options, parameters, unknown
 from diffax.build.objects import (
     Experiment,
+    elementwise,
     emas,
     experiment,
     learns_variance,
@@ -16,6 +17,7 @@ __all__ = [
     "NESTED",
     "Experiment",
     "choices",
+    "elementwise",
     "emas",
     "experiment",
     "find",

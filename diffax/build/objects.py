@@ -12,6 +12,9 @@ import diffax.samplers
 from diffax.build.names import find, make, options
 from diffax.process import Process
 
+# of optax; others have masks, norms of arrays, shapes of their own, or noise
+_ELEMENTWISE = frozenset("adabelief adagrad adam adamax amsgrad radam rmsprop sgd sign_sgd yogi".split())
+
 
 class Experiment(NamedTuple):
     """A config, built. `network` is a Flax module; `sampler` and `grid` are functions, their options bound or apart.
@@ -190,6 +193,11 @@ def optimizer(config: Mapping):
     clip, unit = spec.pop("clip"), spec.pop("unit_weights")
     update = make("optimizer", spec, "optimizer", learning_rate=rate, mask=decayed)
     return optimizer(unit_weights(update) if unit else update, clip)
+
+
+def elementwise(config: Mapping) -> bool:
+    """Whether the optimizer of a config treats every number alike, whatever array it is in."""
+    return config["optimizer"]["name"] in _ELEMENTWISE and not config["optimizer"]["unit_weights"]
 
 
 def emas(config: Mapping) -> dict[str, Callable]:

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from diffax import build, parallel, report
-from diffax.loop import checks, evaluation, pictures, sampling, snapshots, workdir
+from diffax.loop import checks, evaluation, flat, pictures, sampling, snapshots, workdir
 from diffax.train import TrainState, example_keys, init_state, normalize_weights, train_step
 
 DONE = 0  # exit code
@@ -25,13 +25,14 @@ class Run(NamedTuple):
 
     `step` is (state, batch, keys) -> (state, metrics); `place` brings a state from the host or a checkpoint into the
     layout that `step` wants, `whole` back into that of a checkpoint; `batches` yields (batch, keys) from a step on.
-    `target` has the shapes and shardings of a state as a checkpoint holds it.
+    `target` has the shapes and shardings of a state as a checkpoint holds it, `taken` as `step` wants it.
     """
 
     step: Callable
     place: Callable
     whole: Callable
     target: Any
+    taken: Any
     batches: Callable[[int], Iterator]
 
 
@@ -174,26 +175,38 @@ def _finish(experiment, state, folder, draw):
 
 def place(experiment: build.Experiment, state: TrainState) -> Run:
     """The training step of an experiment on all devices, by the config's `train.parallel`; `state` gives the shapes."""
+    loss_fn = build.loss(experiment, sampling.network_apply(experiment.network))
+    layout = flat.layout(experiment, state)
+    if layout is None:
+        return _placed(experiment, state, loss_fn)
+    run = _placed(experiment, layout.shapes(state), layout.loss(loss_fn))
+    return run._replace(
+        place=lambda apart: run.place(layout.join(apart)),
+        whole=lambda joined: _onto(_shardings(experiment, state), layout.split(run.whole(joined))),
+        target=_target(experiment, state),
+    )
+
+
+def _placed(experiment, state, loss_fn):
     config = experiment.config
     step = partial(
         train_step,
-        loss_fn=build.loss(experiment, sampling.network_apply(experiment.network)),
+        loss_fn=loss_fn,
         tx=build.optimizer(config),
         ema=build.emas(config),
         accumulate=config["train"]["accumulate"],
     )
-    mesh, shardings = parallel.mesh(), _shardings(experiment, state)
-    target = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), state, shardings)
+    mesh, shardings, target = parallel.mesh(), _shardings(experiment, state), _target(experiment, state)
     if config["train"]["parallel"] == "pmap":
 
         def whole(state):
             return _onto(shardings, jax.device_get(parallel.unreplicate(state)))
 
-        return Run(parallel.pmapped(step), parallel.replicate, whole, target, _batches(experiment, None))
+        return Run(parallel.pmapped(step), parallel.replicate, whole, target, target, _batches(experiment, None))
     from diffax.compile import compiler_options
 
     jitted = parallel.data_parallel(step, mesh, shardings, compiler_options=compiler_options())
-    return Run(jitted, partial(_onto, shardings), lambda state: state, target, _batches(experiment, mesh))
+    return Run(jitted, partial(_onto, shardings), lambda state: state, target, target, _batches(experiment, mesh))
 
 
 def compiled_ahead(experiment: build.Experiment, run: Run) -> Run:
@@ -204,13 +217,18 @@ def compiled_ahead(experiment: build.Experiment, run: Run) -> Run:
     """
     if experiment.config["train"]["parallel"] == "pmap":
         return run
-    compiled = _in_background(run.step.lower(run.target, *_input_targets(experiment)).compile)
+    compiled = _in_background(run.step.lower(run.taken, *_input_targets(experiment)).compile)
 
     def step(state, batch, keys):
         compiled()  # raises what went wrong; `jit` finds the program in its own cache
         return run.step(state, batch, keys)
 
     return run._replace(step=step)
+
+
+def _target(experiment, state):
+    shardings = _shardings(experiment, state)
+    return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), state, shardings)
 
 
 def _shardings(experiment, state):

@@ -1,0 +1,109 @@
+"""A step on one vector of parameters is the step on many arrays; a checkpoint does not tell them apart."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from launcher import DIGITS, TINY, TOY, configured
+from networks import normal
+
+from diffax import build
+from diffax.build.objects import _ELEMENTWISE
+from diffax.loop import flat, training
+from diffax.train import init_state, optimizer, train_step
+
+
+def experiment(*options):
+    return build.experiment(configured(TOY, (*TINY, *options)))
+
+
+def trained(experiment, steps):
+    """(the state as a checkpoint holds it, its losses, the run) after some steps."""
+    run = training.place(experiment, training.state_shapes(experiment))
+    state, losses = run.place(training.initial_state(experiment)), []
+    for (batch, keys), _ in zip(run.batches(0), range(steps)):
+        state, metrics = run.step(state, batch, keys)
+        losses.append(float(np.ravel(metrics["loss"])[0]))
+    return run.whole(state), losses, run
+
+
+def arrays(state):
+    return [np.asarray(a) for a in jax.tree.leaves(state)]
+
+
+@pytest.mark.parametrize("route", ["mesh", "pmap"])
+def test_a_step_on_a_vector_is_the_step_on_arrays(route, monkeypatch):
+    told = experiment(f"train.parallel={route}", "ema.decays=(0.9,0.99)", "optimizer.clip=0.5")
+    joined, losses, run = trained(told, 3)
+    monkeypatch.setattr(flat, "SMALL", 0)
+    apart, expected, other = trained(told, 3)
+    assert len(jax.tree.leaves(run.taken)) < len(jax.tree.leaves(other.taken)) or route == "pmap"
+    assert run.target == other.target
+    assert jax.tree.structure(joined) == jax.tree.structure(apart)
+    assert jax.tree.map(lambda a: a.sharding, joined) == jax.tree.map(lambda a: a.sharding, apart)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    for a, b in zip(arrays(joined), arrays(apart), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_joined_and_split_again_a_state_is_itself_and_stays_when_the_next_step_overwrites_the_vector():
+    told = experiment("ema.decays=(0.9,)")
+    state, _, run = trained(told, 2)
+    before = [a.copy() for a in arrays(state)]
+    vector = run.place(state)
+    again = run.whole(vector)
+    batch, keys = next(run.batches(2))
+    jax.block_until_ready(run.step(vector, batch, keys))
+    for kept in (state, again):
+        for a, b in zip(before, arrays(kept), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", sorted(_ELEMENTWISE))
+def test_optimizers_that_are_joined_treat_every_number_alike(name):
+    spec = dict(name=name, learning_rate=0.1, warmup=0, decay_steps=0, decay_after=0, unit_weights=False, clip=0.3)
+    tx = build.optimizer({"optimizer": spec})
+    params = {"a": normal(0, (3, 4)), "b": {"bias": normal(1, (5,)), "kernel": normal(2, (2, 2, 3))}}
+    vector = jnp.concatenate([jnp.ravel(a) for a in jax.tree.leaves(params)])
+    told = experiment()._replace(config={"optimizer": spec, "train": {"parallel": "mesh"}})
+
+    def loss(params, batch, keys):
+        return sum(jnp.sum(jnp.sin(a * batch["x0"].sum())) for a in jax.tree.leaves(params)) * jnp.ones(len(keys))
+
+    state, layout = init_state(params, tx, {}), flat.layout(told, init_state(params, tx, {}))
+    joined = init_state(vector, tx, {})
+    assert jax.tree.structure(layout.join(state)) == jax.tree.structure(joined)
+    steps = [jax.jit(lambda *a, f=f: train_step(*a, loss_fn=f, tx=tx, ema={})) for f in (loss, layout.loss(loss))]
+    for i in range(3):
+        batch, keys = {"x0": normal(i, (2, 2))}, jax.random.split(jax.random.key(i), 2)
+        state, joined = (step(s, batch, keys)[0] for step, s in zip(steps, (state, joined), strict=True))
+    for a, b in zip(arrays(state), arrays(layout.split(joined)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("optimizer.name=adamw",),
+        ("optimizer.name=lamb",),
+        ("optimizer.name=muon",),
+        ("train.parallel=fsdp",),
+        ("network.features=256",),  # 256 x 256 is 2^16
+    ],
+)
+def test_arrays_stay_apart(options):
+    told = experiment(*options)
+    assert flat.layout(told, training.state_shapes(told)) is None
+
+
+def test_arrays_of_several_types_stay_apart():
+    state = init_state(
+        {"a": jnp.ones(3), "b": jnp.ones(3, jnp.bfloat16)}, optimizer(build.optimizer(experiment().config)), {}
+    )
+    assert flat.layout(experiment(), state) is None
+
+
+def test_the_digits_experiment_trains_on_a_vector():
+    told = build.experiment(configured(DIGITS, ()))
+    state = training.state_shapes(told)
+    assert [a.shape for a in jax.tree.leaves(flat.layout(told, state).shapes(state).params)] == [(173_113,)]
