@@ -32,12 +32,12 @@ def torch_step(name: str):
     average = [p.detach().clone() for p in model.parameters()]
     adam = torch.optim.Adam(model.parameters(), lr=2e-4)
     size, channels, batch = (32, 3, 8) if name == "cifar10" else (8, 1, 64)
-    noise = torch.from_numpy(np.random.default_rng(0).standard_normal((2, batch, channels, size, size), np.float32))
+    x0 = torch.from_numpy(np.random.default_rng(0).standard_normal((batch, channels, size, size), np.float32))
     labels = None if name == "cifar10" else torch.arange(batch) % 10
 
     def step():
         t = torch.randint(0, 1000, (batch,))
-        x0, eps = noise
+        eps = torch.randn_like(x0)
         alpha = torch.cos(t / 1000).view(-1, 1, 1, 1)
         y = model(alpha * x0 + (1 - alpha**2).sqrt() * eps, t, class_labels=labels).sample
         loss = torch.nn.functional.mse_loss(y, eps)

@@ -63,6 +63,23 @@ def test_a_convolution_has_the_derivatives_of_its_definition(channels, size, pad
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10), got, expected)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 4)])
+@pytest.mark.parametrize("padding", ["SAME", ((1, 1), (2, 0)), ((2, 0), (1, 2)), ((1, 1), (3, 0)), ((2, 2), (4, 1))])
+def test_any_padding_has_its_gradient_in_float32(size, padding):
+    x, kernel = normal(0, (3, *size, 5)), normal(1, (3, 3, 5, 2))
+
+    def gradient(convolve):
+        return jax.jit(jax.grad(lambda k: jnp.sum(jnp.sin(convolve(x, k, (1, 1), padding)))))(kernel)
+
+    np.testing.assert_allclose(gradient(convolutions.convolve), gradient(definition), rtol=1e-4, atol=1e-5)
+
+
+def test_a_kernel_larger_than_the_image_has_no_gradient():
+    x, kernel = normal(0, (3, 1, 2, 4)), normal(1, (3, 3, 4, 2))
+    gradient = jax.grad(lambda k: jnp.sum(convolutions.convolve(x, k, (1, 1), "VALID")))(kernel)
+    np.testing.assert_array_equal(gradient, 0)
+
+
 @pytest.mark.parametrize(("channels", "image"), [(NARROW, (2, 7, 6, 3)), (WIDE, (2, 7, 6, 3))])
 def test_a_kernels_gradient_copies_the_windows_of_the_fewer_channels(channels, image):
     x, kernel = normal(0, (2, 7, 6, channels[0])), normal(1, (3, 3, *channels))

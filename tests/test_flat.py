@@ -10,7 +10,7 @@ from networks import normal
 from diffax import build
 from diffax.build.objects import _ELEMENTWISE
 from diffax.loop import flat, training
-from diffax.train import init_state, optimizer, train_step
+from diffax.train import init_state, train_step
 
 
 def experiment(*options):
@@ -88,6 +88,7 @@ def test_optimizers_that_are_joined_treat_every_number_alike(name):
         ("optimizer.name=lamb",),
         ("optimizer.name=muon",),
         ("train.parallel=fsdp",),
+        ("optimizer.mu_dtype=bfloat16",),
         ("network.features=256",),  # 256 x 256 is 2^16
     ],
 )
@@ -96,11 +97,19 @@ def test_arrays_stay_apart(options):
     assert flat.layout(told, training.state_shapes(told)) is None
 
 
-def test_arrays_of_several_types_stay_apart():
-    state = init_state(
-        {"a": jnp.ones(3), "b": jnp.ones(3, jnp.bfloat16)}, optimizer(build.optimizer(experiment().config)), {}
-    )
-    assert flat.layout(experiment(), state) is None
+def test_arrays_stay_apart_on_accelerators(monkeypatch):
+    told = experiment()
+    shapes = training.state_shapes(told)
+    assert flat.layout(told, shapes)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert flat.layout(told, shapes) is None
+
+
+def test_arrays_of_several_types_or_one_alone_stay_apart():
+    told = experiment()
+    for params in ({"a": jnp.ones(3), "b": jnp.ones(3, jnp.bfloat16)}, jnp.ones(3)):
+        state = init_state(params, build.optimizer(told.config), {})
+        assert flat.layout(told, state) is None
 
 
 def test_the_digits_experiment_trains_on_a_vector():

@@ -16,8 +16,8 @@ from diffax.train import SMALL, LossFn, TrainState
 
 
 class Layout(NamedTuple):
-    """`join` makes a state of vectors of a state, and `split` the reverse, both on the host, of copies; `shapes` is
-    `join` of shapes, and `loss` a loss of such parameters of a loss of the network's."""
+    """`join` makes a state of vectors of a state, and `split` the reverse, both of copies on the host (counts are given
+    on). `shapes` is `join` of shapes, and `loss` a loss of such parameters of a loss of the network's."""
 
     join: Callable[[TrainState], TrainState]
     split: Callable[[TrainState], TrainState]
@@ -28,20 +28,23 @@ class Layout(NamedTuple):
 def layout(experiment: build.Experiment, state: TrainState) -> Layout | None:
     """For a state of these shapes; None where arrays stay apart.
 
-    That is where one is large, since a step copies them all once more; where they are of several types; where the
-    optimizer does not treat all numbers alike; and under FSDP.
+    That is where one is large, since a step copies them all once more; where they or their moments are of several
+    types; where the optimizer does not treat all numbers alike; under FSDP; and on accelerators, where it was never
+    measured.
     """
     leaves, structure = jax.tree.flatten(state.params)
-    small = len({a.dtype for a in leaves}) == 1 and max(a.size for a in leaves) < SMALL
-    if not small or not build.elementwise(experiment.config) or experiment.config["train"]["parallel"] == "fsdp":
-        return None
-    ends = np.cumsum([a.size for a in leaves])
 
     def is_params(node):
         return jax.tree.structure(node) == structure
 
     nodes, outer = jax.tree.flatten(state, is_leaf=is_params)
     like_params = [is_params(node) for node in nodes]
+    joined = jax.tree.leaves([node for node, found in zip(nodes, like_params) if found])
+    small = len({a.dtype for a in joined}) == 1 and max(a.size for a in joined) < SMALL
+    whole = experiment.config["train"]["parallel"] != "fsdp" and build.elementwise(experiment.config)
+    if not (small and whole and jax.default_backend() == "cpu"):
+        return None
+    ends = np.cumsum([a.size for a in leaves])
 
     def each(function, state):
         pairs = zip(outer.flatten_up_to(state), like_params)
