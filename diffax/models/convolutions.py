@@ -17,13 +17,13 @@ Padding = str | Sequence[tuple[int, int]]
 _IMAGES = ("NHWC", "HWIO", "NHWC")
 
 
-def convolve(x: Array, kernel: Array, strides: Sequence[int], padding: Padding, *_: Any, **__: Any) -> Array:
+def convolve(x: Array, kernel: Array, strides: Sequence[int], padding: Padding, **options: Any) -> Array:
     """x [b, h, w, i] by a kernel [height, width, i, o], without dilation or groups -> [b, h', w', o].
 
     On a CPU, the gradient of a kernel with i > o is the faster for it: three fifths of the time where o = i/2, and 5 %
     of the training step of a small U-Net, each of whose blocks on the way up has such a kernel. It is the correlation
     of x with the gradient of the result, and XLA's CPU backend copies all windows of its first argument, at the cost of
-    its channels. JAX gives it x. More arguments are those of `lax.conv_general_dilated`, in whose place Flax calls it.
+    its channels. JAX gives it x. `options` are those of `lax.conv_general_dilated`, in whose place Flax calls it.
     """
     if tuple(strides) == (1, 1) and kernel.shape[2] > kernel.shape[3] and jax.default_backend() == "cpu":
         pads = padding
@@ -33,7 +33,7 @@ def convolve(x: Array, kernel: Array, strides: Sequence[int], padding: Padding, 
         usual = (max(p) < k <= n + sum(p) and min(p) >= 0 for p, k, n in zip(pads, kernel.shape, x.shape[1:]))
         if all(usual):
             return _narrow(tuple(map(tuple, pads)), x, kernel)
-    return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=_IMAGES)
+    return jax.lax.conv_general_dilated(x, kernel, strides, padding, **{"dimension_numbers": _IMAGES, **options})
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))

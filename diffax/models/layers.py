@@ -17,9 +17,8 @@ from flax import linen as nn
 from jax import Array
 
 from diffax.models import initializers
-from diffax.models.convolutions import conv
+from diffax.models.convolutions import Dtype, conv
 
-Dtype = Any
 _PRODUCT = 1024  # rows of a table that is multiplied
 
 
