@@ -34,6 +34,11 @@ def check(allowed, remedy: str, **values) -> None:
         raise ValueError(f"{named}: {remedy}")
 
 
+def check_positive(what: str, **values) -> None:
+    """Refuses values that are not positive and finite, and tells what they are."""
+    check(lambda value: 0 < value < math.inf, f"{what} is positive and finite", **values)
+
+
 def check_scale(scale) -> None:
     """Refuses NaN and infinity."""
     check(math.isfinite, "every sample would be NaN; give a finite scale", scale=scale)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffax.batch import expand
+from diffax.known import check_positive
 from diffax.process import Process
 
 Apply = Callable[[Array, Array], Array]  # (x_in [batch, *data], c_noise [batch]) -> y [batch, *data]
@@ -91,7 +92,11 @@ def edm(sigma_data: float = 0.5, c_noise: Coefficient = quarter_log_nsr) -> Pred
 
     Args:
         sigma_data: the data's standard deviation sd, in the data's units.
+
+    Raises:
+        ValueError: a sigma_data that is not positive.
     """
+    check_positive("a standard deviation", sigma_data=sigma_data)
 
     def target(process, t):
         # (1 - c_skip)/c_out = nsr/(sd·r) and c_skip·nsr/c_out = sd/r, with r = √(nsr² + sd²)

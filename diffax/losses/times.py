@@ -1,4 +1,7 @@
-"""The distributions of training times."""
+"""The distributions of training times.
+
+Each raises a ValueError where a number of its own cannot be meant.
+"""
 
 from collections.abc import Callable
 
@@ -6,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffax.known import check_positive
 from diffax.process import Process
 
 TimeSampler = Callable[[Process, Array], Array]  # (process, keys [batch]) -> t [batch]
@@ -32,6 +36,7 @@ def lognormal(mean: float = -1.2, std: float = 1.2, stratified: bool = False) ->
     Args:
         stratified: the batch's i-th example in the i-th of `batch` equally likely parts, as in `stratified`.
     """
+    check_positive("a standard deviation", std=std)
     return lambda process, keys: process.time(jnp.exp(mean + std * _normals(keys, stratified)))
 
 
@@ -41,6 +46,7 @@ def logit_normal(mean: float = 0.0, std: float = 1.0, stratified: bool = False) 
     Args:
         stratified: as of `lognormal`.
     """
+    check_positive("a standard deviation", std=std)
     return lambda process, keys: _spread(process, jax.nn.sigmoid(mean + std * _normals(keys, stratified)))
 
 

@@ -3,14 +3,18 @@
 A weighting is a function of the noise level that multiplies the squared error of x0, of eps or of y. Errors in
 the three are proportional, with factors that follow from the prediction's row (a, b), so each weighting is
 written once, in the space of its paper, and holds for every parameterization.
+
+Each raises a ValueError where a number of its own cannot be meant.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffax.known import check, check_positive
 from diffax.prediction import Prediction
 from diffax.process import Process
 
@@ -63,6 +67,7 @@ def elbo() -> Weight:
 
 def min_snr(gamma: float = 5.0) -> Weight:
     """min(snr, gamma) on the squared error of x0, arXiv:2303.09556, Eq. 9."""
+    check(lambda gamma: gamma > 0, "the largest weight is positive", gamma=gamma)
 
     def weight(process, prediction, t):
         snr = process.nsr(t) ** -2
@@ -73,6 +78,7 @@ def min_snr(gamma: float = 5.0) -> Weight:
 
 def soft_min_snr(gamma: float = 4.0) -> Weight:
     """snr·gamma/(snr + gamma) on the squared error of x0, arXiv:2401.11605: `min_snr` without its kink."""
+    check(lambda gamma: gamma > 0, "the largest weight is positive", gamma=gamma)
 
     def weight(process, prediction, t):
         return _x0_error_per_y_error(process, prediction, t) / (process.nsr(t) ** 2 + 1.0 / gamma)
@@ -82,6 +88,7 @@ def soft_min_snr(gamma: float = 4.0) -> Weight:
 
 def p2(k: float = 1.0, gamma: float = 1.0) -> Weight:
     """1/(k + snr)^gamma on the squared error of eps, arXiv:2204.00227, Eq. 8."""
+    check(lambda k: 0 <= k < math.inf, "what is added to snr is 0 or more", k=k)
 
     def weight(process, prediction, t):
         snr = process.nsr(t) ** -2
@@ -92,6 +99,7 @@ def p2(k: float = 1.0, gamma: float = 1.0) -> Weight:
 
 def edm(sigma_data: float = 0.5) -> Weight:
     """(nsr² + sd²)/(nsr·sd)² on the squared error of x0, arXiv:2206.00364, Table 1: 1 on y of `prediction.edm`."""
+    check_positive("a standard deviation", sigma_data=sigma_data)
 
     def weight(process, prediction, t):
         nsr = process.nsr(t)

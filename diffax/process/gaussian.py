@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffax.batch import expand
+from diffax.known import check_positive
 
 
 def pytree(cls):
@@ -108,6 +109,9 @@ class Shifted(Process):
 
     process: Process
     shift: float
+
+    def __post_init__(self):
+        check_positive("what multiplies the noise-to-signal ratio", shift=self.shift)
 
     @property
     def t_min(self):
