@@ -1,6 +1,7 @@
 """Networks in tests: compiled quickly, with parameters of which none is zero; cases of which some are slow."""
 
 import functools
+import re
 
 import jax
 import numpy as np
@@ -14,7 +15,10 @@ def thinned(cases, *quick):
 
 
 def normal(seed, shape):
-    return jax.device_put(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+keys_from = jax.jit(jax.vmap(jax.random.key))  # one key a seed, by one program for each number of them
 
 
 def specs(tree):
@@ -37,5 +41,18 @@ def jitted(network):
     return jax.jit(network.apply)
 
 
-def run(network, params, *args, keys=None):
+def answer(network, params, *args, keys=None):
+    """What a network says, where it lies."""
     return jitted(network)({"params": params}, *args, dropout_keys=keys)
+
+
+def run(*args, **options):
+    """The same on the host: what is made of it compiles nothing."""
+    return np.asarray(answer(*args, **options))
+
+
+def share_in_bfloat16(network, params, *args):
+    """The share of a network's matrix products and convolutions that give bfloat16; those of its norms never do."""
+    program = str(jax.make_jaxpr(network.apply)({"params": params}, *args))
+    types = re.findall(r":(\w+)\[[^\]]*\] = (?:dot_general|conv_general_dilated)\[", program)
+    return types.count("bf16") / len(types)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks import stirred
+from networks import normal, stirred
 
 from diffax import DDPM, VE, VP, FlowMatching, build, classifier_guidance, linear_betas
 from diffax.losses import classifier_loss
@@ -20,10 +20,6 @@ PROCESSES = {"vp": VP(), "ve": VE(), "flow": FlowMatching(), "ddpm": DDPM(linear
 
 def spec(shape, dtype=jnp.float32):
     return jax.ShapeDtypeStruct(shape, dtype)
-
-
-def normal(seed, shape):
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 def scrambled(module, *args):

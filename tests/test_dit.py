@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import transformer_reference as reference
 from jax.sharding import NamedSharding, PartitionSpec
-from networks import run, specs, stirred
+from networks import answer, jitted, keys_from, run, share_in_bfloat16, specs, stirred
 
 from diffax import build, parallel
 from diffax.models import DiT, MMDiT, TextEmbeddings, TextTransformer, check_tokens, init, layers, transformer
@@ -60,9 +60,14 @@ def inputs(network, shape=SHAPE, seed=2):
 
 
 @functools.cache
-def scrambled(network, shape=SHAPE, seed=1):
+def initial(network):
+    return init(network, KEY, *specs(inputs(network)))
+
+
+@functools.cache
+def scrambled(network):
     """Parameters with nothing at zero, so that every path of the network counts."""
-    return stirred(init(network, KEY, *specs(inputs(network, shape))), seed)
+    return stirred(initial(network))
 
 
 # Sizes
@@ -118,11 +123,11 @@ def test_the_network_is_that_of_the_formulas(network):
     y = run(network, params, x, c, cond)
     text = None
     if network.text is not None:
-        read = jax.jit(network.text.apply)
-        text = read({"params": params["text"]}, cond["text"], cond.get("text_mask"))
+        text = jitted(network.text)({"params": params["text"]}, cond["text"], cond.get("text_mask"))
+        text = [np.asarray(a, bool if a.dtype == bool else np.float64) for a in text]
     wide = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
     for i in range(len(x)):
-        said = None if text is None else [np.asarray(a[i], bool if a.dtype == bool else np.float64) for a in text]
+        said = None if text is None else [a[i] for a in text]
         vectors = {name: cond[name][i] for name in network.vectors}
         label = cond["label"][i] if network.num_classes else None
         expected = reference.dit(
@@ -134,9 +139,9 @@ def test_the_network_is_that_of_the_formulas(network):
 
 def test_patches_come_row_by_row():
     x = np.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
-    squares = patchify(jnp.asarray(x), 2)
+    squares = np.asarray(jax.jit(patchify, static_argnums=1)(x, 2))
     np.testing.assert_array_equal(squares[1].reshape(6, 12), reference.patches(x[1], 2))
-    np.testing.assert_array_equal(unpatchify(squares, 2), x)
+    np.testing.assert_array_equal(jax.jit(unpatchify, static_argnums=1)(squares, 2), x)
 
 
 def test_places_are_sines_of_each_axis():
@@ -145,14 +150,15 @@ def test_places_are_sines_of_each_axis():
 
 def test_rotated_products_depend_on_the_difference_of_places():
     rng = np.random.default_rng(0)
-    q, k = (jnp.asarray(rng.standard_normal(8), jnp.float32) for _ in range(2))
-    angles = transformer.axial_angles(5, 7, 8).reshape(5, 7, 4)
-    turn = lambda a, y, x: transformer.rotate(a[None, None, None], angles[y, x][None])[0, 0, 0]  # noqa: E731
-    product = turn(q, 1, 2) @ turn(k, 3, 5)
+    q, k = (rng.standard_normal(8).astype(np.float32) for _ in range(2))
+    angles = transformer.axial_angles(5, 7, 8)
+    everywhere = jax.jit(lambda a: transformer.rotate(jnp.broadcast_to(a, (1, 35, 1, 8)), angles))
+    turned_q, turned_k = (np.asarray(everywhere(a)).reshape(5, 7, 8) for a in (q, k))
+    product = turned_q[1, 2] @ turned_k[3, 5]
     for dy, dx in ((1, 1), (-1, 1), (1, -2)):
-        np.testing.assert_allclose(turn(q, 1 + dy, 2 + dx) @ turn(k, 3 + dy, 5 + dx), product, rtol=1e-4)
-    assert abs(turn(q, 1, 2) @ turn(k, 2, 5) - product) > 1e-2
-    np.testing.assert_allclose(turn(q, 0, 0), q)
+        np.testing.assert_allclose(turned_q[1 + dy, 2 + dx] @ turned_k[3 + dy, 5 + dx], product, rtol=1e-4)
+    assert abs(turned_q[1, 2] @ turned_k[2, 5] - product) > 1e-2
+    np.testing.assert_allclose(turned_q[0, 0], q)
 
 
 # Identities
@@ -161,12 +167,12 @@ def test_rotated_products_depend_on_the_difference_of_places():
 @every_network
 def test_a_new_network_predicts_zero(network):
     args = inputs(network)
-    y = run(network, init(network, KEY, *specs(args)), *args)
+    y = run(network, initial(network), *args)
     assert y.dtype == jnp.float32 and y.shape == (*SHAPE[:-1], network.out_channels or SHAPE[-1]) and not np.any(y)
 
 
 def test_a_new_block_is_the_identity():
-    h, c, layer = jnp.asarray(inputs(small())[0].reshape(2, -1, 8)), jnp.ones((2, 4)), jnp.asarray(0)
+    h, c, layer = inputs(small())[0].reshape(2, -1, 8), np.ones((2, 4), np.float32), np.int32(0)
     block = transformer.Block(heads=2)
     params = init(block, KEY, *specs((h, layer)), None, specs(c), None, None, None)
     y, _ = jax.jit(block.apply)({"params": params}, h, layer, None, c, None, None, None)
@@ -215,12 +221,12 @@ def test_cross_attention_starts_at_nothing():
     network = NETWORKS["cross"]
     params, args = scrambled(network), inputs(network)
     zeroed = jax.tree.map(lambda a: a, params)
-    zeroed["blocks"]["text_project"] = jax.tree.map(jnp.zeros_like, params["blocks"]["text_project"])
+    zeroed["blocks"]["text_project"] = jax.tree.map(np.zeros_like, params["blocks"]["text_project"])
     plain = {k: v for k, v in zeroed["blocks"].items() if not k.startswith("text")}
     y = run(network.clone(cross_attention=False), {**zeroed, "blocks": plain}, *args)
     np.testing.assert_allclose(run(network, zeroed, *args), y, atol=1e-5)
     assert np.abs(run(network, params, *args) - y).max() > 1e-2
-    assert not np.any(init(network, KEY, *specs(args))["blocks"]["text_project"]["kernel"])
+    assert not np.any(np.asarray(initial(network)["blocks"]["text_project"]["kernel"]))
 
 
 # Conditions
@@ -243,26 +249,28 @@ def test_padding_is_never_read(name):
 def test_without_pooled_text_nothing_reads_its_mean(network):
     """Which one linear map does otherwise; that attention alone is then heard, `test_text` shows of UNet."""
 
-    def shapes(network):
-        params = jax.eval_shape(network.init, KEY, *inputs(network))["params"]
-        return {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(params)}
-
-    whole, rest = shapes(network), shapes(network.clone(pooled_text=False))
+    deaf = network.clone(pooled_text=False)
+    trees = initial(network), jax.eval_shape(deaf.init, KEY, *inputs(deaf))["params"]
+    whole, rest = (
+        {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(tree)} for tree in trees
+    )
     mean = {"['conditioning']['text']['kernel']": (12, 16), "['conditioning']['text']['bias']": (16,)}
     assert whole == {**rest, **mean} and len(whole) == len(rest) + 2
 
 
 @pytest.mark.parametrize("network", [NETWORKS["cross"], NETWORKS["joint"].clone(dropout=0.3)], ids=["DiT", "MMDiT"])
 def test_examples_do_not_depend_on_their_neighbors(network):
-    params = scrambled(network)
-    args = jax.tree.map(jnp.asarray, (*inputs(network), jax.random.split(KEY, 2) if network.dropout else None))
-    *args, keys = args
-    whole = run(network, params, *args, keys=keys)
+    params, args = scrambled(network), inputs(network)
+
+    def answer(args, *seeds):
+        return run(network, params, *args, keys=keys_from(np.array(seeds)) if network.dropout else None)
+
+    whole = answer(args, 0, 1)
     for i in range(2):
-        *others, twice = jax.tree.map(lambda a: jnp.stack([a[i], a[i]]), (*args, keys))  # noqa: B023
-        np.testing.assert_allclose(run(network, params, *others, keys=twice)[i], whole[i], rtol=1e-5, atol=1e-6)
+        twice = jax.tree.map(lambda a: np.stack([a[i], a[i]]), args)  # noqa: B023
+        np.testing.assert_allclose(answer(twice, i, i)[i], whole[i], rtol=1e-5, atol=1e-6)
     if network.dropout:
-        other = run(network, params, *args, keys=keys.at[0].set(jax.random.key(9)))
+        other = answer(args, 9, 1)
         np.testing.assert_array_equal(other[1], whole[1])
         assert np.abs(other[0] - whole[0]).max() > 1e-3
 
@@ -291,7 +299,9 @@ def test_a_low_resolution_image_joins_x():
     image = np.random.default_rng(5).standard_normal((2, 2, 3, 1)).astype(np.float32)
     params = init(network, KEY, *specs((x, c, {"image": image})))
     assert params["patches"]["kernel"].shape == (2 * 2 * (3 + 1), 16)
-    params["out"]["kernel"] = jnp.ones_like(params["out"]["kernel"]).at[::2].set(-0.5)
+    kernel = np.ones(params["out"]["kernel"].shape, np.float32)
+    kernel[::2] = -0.5
+    params["out"]["kernel"] = kernel
     y = run(network, params, x, c, {"image": image})
     assert y.shape == x.shape and np.abs(run(network, params, x, c, {"image": -image}) - y).max() > 1e-2
 
@@ -316,8 +326,7 @@ def test_the_program_does_not_grow_with_depth(network):
     for depth in (4, 12):
         deep = network.clone(depth=depth)
         args = inputs(deep)
-        params = jax.eval_shape(deep.init, KEY, *args)
-        sizes.add(equations(jax.make_jaxpr(deep.apply)(params, *args).jaxpr))
+        sizes.add(equations(jax.make_jaxpr(deep.init_with_output)(KEY, *args).jaxpr))
     assert len(sizes) == 1 and sizes.pop() > 100
 
 
@@ -328,7 +337,7 @@ def test_initial_values_are_the_same_by_every_route_and_differ_by_layer():
     params = init(network, KEY, *specs(args))
     again = jax.jit(network.init)(KEY, *args)["params"]
     jax.tree.map(np.testing.assert_array_equal, params, again)
-    kernel = np.asarray(init(NETWORKS["joint"], KEY, *specs(inputs(NETWORKS["joint"])))["blocks"]["qkv"]["kernel"])
+    kernel = np.asarray(initial(NETWORKS["joint"])["blocks"]["qkv"]["kernel"])
     assert not np.array_equal(kernel[0], kernel[1])
     # each layer by itself is Glorot's: U(-a, a), a = sqrt(6 / (inputs + outputs))
     assert (
@@ -353,7 +362,7 @@ def test_parameters_of_scanned_layers_are_drawn_without_running_them():
 
     params = init(Deep(), KEY, jax.ShapeDtypeStruct((2, 5), jnp.float32))
     assert params["layers"]["in"]["kernel"].shape == (4, 5, 5) and not calls
-    jax.block_until_ready(Deep().apply({"params": params}, jnp.ones((2, 5))))
+    jax.block_until_ready(jax.jit(Deep().apply)({"params": params}, np.ones((2, 5), np.float32)))
     assert len(calls) == 4
 
 
@@ -361,16 +370,19 @@ def test_parameters_of_scanned_layers_are_drawn_without_running_them():
 
 
 def test_every_layer_drops_values_of_its_own():
-    block, h, c, keys = transformer.Block(heads=2, dropout=0.5), jnp.zeros((1, 50, 16)), jnp.zeros((1, 4)), KEY[None]
-    params = init(block, KEY, *specs((h, jnp.asarray(0))), None, specs(c), None, None, None)
-    params["modulation"]["bias"] = params["modulation"]["bias"].at[2 * 16 : 3 * 16].set(1.0)  # the first gate
-    params["project"] = dict(kernel=jnp.zeros((16, 16)), bias=jnp.ones(16))  # attention says 1 everywhere
+    block, keys = transformer.Block(heads=2, dropout=0.5), keys_from(np.arange(1))
+    h, c = np.zeros((1, 50, 16), np.float32), np.zeros((1, 4), np.float32)
+    params = init(block, KEY, *specs((h, np.int32(0))), None, specs(c), None, None, None)
+    gates = np.array(params["modulation"]["bias"])
+    gates[2 * 16 : 3 * 16] = 1  # the first one
+    params["modulation"]["bias"] = gates
+    params["project"] = dict(kernel=np.zeros((16, 16), np.float32), bias=np.ones(16, np.float32))  # attention says 1
     apply = jax.jit(block.apply)
     masks = []
     for layer in range(2):
-        out, _ = apply({"params": params}, h, layer, None, c, None, None, keys)
+        out = np.asarray(apply({"params": params}, h, layer, None, c, None, None, keys)[0])
         assert set(np.unique(out)) == {0.0, 2.0}
-        masks.append(np.asarray(out) > 0)
+        masks.append(out > 0)
     both = (masks[0] & masks[1]).mean()
     assert abs(both - 0.25) < 5 * np.sqrt(0.25 * 0.75 / 800)  # five standard errors; one mask for both would give 0.5
 
@@ -380,7 +392,9 @@ def test_bfloat16_changes_the_loss_little(name):
     network = NETWORKS[name]
     params, args = scrambled(network), inputs(network)
     target = np.random.default_rng(3).standard_normal(SHAPE)
-    y, half = (run(n, params, *args) for n in (network, network.clone(dtype=jnp.bfloat16)))
+    lower = network.clone(dtype=jnp.bfloat16)
+    assert share_in_bfloat16(lower, params, *args) > 0.5
+    y, half = (run(n, params, *args) for n in (network, lower))
     assert half.dtype == jnp.float32 and np.any(half != y)
     assert abs(np.mean((half - target) ** 2) / np.mean((y - target) ** 2) - 1) < 0.02
 
@@ -391,13 +405,13 @@ def test_eight_devices_give_what_one_gives():
     split = NamedSharding(parallel.mesh(), PartitionSpec(parallel.AXIS))
     assert split.mesh.size == 8
     one = [run(network, params, *jax.tree.map(lambda a: a[i : i + 2], args)) for i in (0, 2, 4, 6)]  # noqa: B023
-    every = run(network, params, *jax.device_put(args, split))
+    every = answer(network, params, *jax.device_put(args, split))
     assert len(every.sharding.device_set) == 8
     np.testing.assert_allclose(every, np.concatenate(one), rtol=1e-5, atol=1e-5)
 
 
 def test_weight_decay_is_for_kernels_of_scanned_layers_alone():
-    chosen = decayed(init(NETWORKS["skips"], KEY, *specs(inputs(NETWORKS["skips"]))))
+    chosen = decayed(initial(NETWORKS["skips"]))
     for path, wanted in jax.tree.leaves_with_path(chosen):
         assert wanted == (path[-1].key in ("kernel", "classes")), path
 
@@ -430,7 +444,7 @@ def test_impossible_shapes_are_refused_before_tracing(network, shape, message):
     with pytest.raises(ValueError, match=message):
         check_tokens(network, shape)
     with pytest.raises(ValueError, match=message):
-        jax.eval_shape(network.init, KEY, jnp.zeros((1, *shape)), jnp.zeros(1))
+        jax.eval_shape(network.init, KEY, np.zeros((1, *shape), np.float32), np.zeros(1, np.float32))
 
 
 def test_build_makes_the_network_and_refuses_data_that_do_not_fit():

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracle import PROCESSES, levels, precision, strict  # noqa: F401
+from oracle import PROCESSES, precision, strict  # noqa: F401
 
 import diffax
 from diffax import DDPM, EDM, VP, FlowMatching, Shifted, build, linear_betas, samplers, scaled_linear_betas
@@ -91,14 +91,15 @@ SHIFTS = (1.0, 3.0, 0.4)
 
 @jax.jit
 def grids_of(process):
-    return samplers.uniform_time(process, 20), *(samplers.shifted_time(process, 20, shift) for shift in SHIFTS)
+    """The levels at both ends, and grids between them: with evenly spaced times, and shifted."""
+    shifted = jax.vmap(lambda shift: samplers.shifted_time(process, 20, shift))(np.float32(SHIFTS))
+    return process.nsr(jnp.asarray([process.t_min, process.t_max])), samplers.uniform_time(process, 20), *shifted
 
 
 @pytest.mark.parametrize("process_name", PROCESSES)
 def test_grids_of_processes_stay_within_their_levels(process_name):
     process = PROCESSES[process_name]()
-    lowest, highest = levels(process, 2)
-    grids = jax.device_get(grids_of(process))
+    (lowest, highest), *grids = jax.device_get(grids_of(process))
     for sigmas in grids:
         samplers.check_sigmas(sigmas)
         assert lowest * (1 - 1e-5) <= sigmas[-2] and sigmas[0] <= highest * (1 + 1e-5)
@@ -110,21 +111,33 @@ def test_grids_of_processes_stay_within_their_levels(process_name):
 
 
 def test_closed_forms():
+    r = math.sqrt(3.0)
+
+    @jax.jit
+    def grids():
+        return (
+            samplers.karras(18),
+            samplers.uniform_logsnr(3, 0.01, 100.0),
+            samplers.at_times(FlowMatching(), [0.8, 0.5]),
+            samplers.uniform_time(table(), 1000),
+            samplers.polyexponential(3, 0.01, 100.0, rho=2.0),
+            samplers.cosine(5, 2 - r, 2 + r),
+        )
+
     with precision(64):
-        # arXiv:2206.00364, Eq. 5
-        i = np.arange(18)
-        expected = (80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
-        np.testing.assert_allclose(samplers.karras(18), np.append(expected, 0.0), rtol=1e-12)
-        np.testing.assert_allclose(samplers.uniform_logsnr(3, 0.01, 100.0), [100.0, 1.0, 0.01, 0.0], rtol=1e-12)
-        np.testing.assert_allclose(samplers.at_times(FlowMatching(), [0.8, 0.5]), [4.0, 1.0, 0.0], rtol=1e-12)
-        own = samplers.uniform_time(table(), 1000)
-        np.testing.assert_allclose(own[:-1], np.exp(table().log_nsr)[::-1], rtol=1e-12)
-        # a quarter of the way down in log(sigma) at u = ½
-        halfway = samplers.polyexponential(3, 0.01, 100.0, rho=2.0)
-        np.testing.assert_allclose(halfway, [100.0, 0.1, 0.01, 0.0], rtol=1e-12)
-        # tan of 75°, 60°, 45°, 30°, 15°
-        r = math.sqrt(3.0)
-        np.testing.assert_allclose(samplers.cosine(5, 2 - r, 2 + r), [2 + r, r, 1, 1 / r, 2 - r, 0], rtol=1e-12)
+        karras, logsnr, times, own, halfway, cosine = grids()
+        log_nsr = np.asarray(table().log_nsr)
+    # arXiv:2206.00364, Eq. 5
+    i = np.arange(18)
+    expected = (80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    np.testing.assert_allclose(karras, np.append(expected, 0.0), rtol=1e-12)
+    np.testing.assert_allclose(logsnr, [100.0, 1.0, 0.01, 0.0], rtol=1e-12)
+    np.testing.assert_allclose(times, [4.0, 1.0, 0.0], rtol=1e-12)
+    np.testing.assert_allclose(np.asarray(own)[:-1], np.exp(log_nsr)[::-1], rtol=1e-12)
+    # a quarter of the way down in log(sigma) at u = ½
+    np.testing.assert_allclose(halfway, [100.0, 0.1, 0.01, 0.0], rtol=1e-12)
+    # tan of 75°, 60°, 45°, 30°, 15°
+    np.testing.assert_allclose(cosine, [2 + r, r, 1, 1 / r, 2 - r, 0], rtol=1e-12)
 
 
 def test_the_exponential_grid():
@@ -135,13 +148,17 @@ def test_the_exponential_grid():
 
 def test_the_cosine_grid_is_even_in_time():
     # the schedule alpha = cos(½πt), sigma = sin(½πt), whose times the grid must not need
-    process = PROCESSES["trigonometric"]()
+    process = type(PROCESSES["trigonometric"]())(1.0)
+    lo, hi = (math.tan(0.5 * math.pi * t) for t in (process.t_min, process.t_max))
+
+    @jax.jit
+    def both():
+        return samplers.cosine(30, lo, hi), samplers.uniform_time(process, 30)
+
     with precision(64):
-        lo, hi = levels(type(process)(1.0), 2)
-        expected = samplers.uniform_time(type(process)(1.0), 30)
-        np.testing.assert_allclose(samplers.cosine(30, lo, hi), expected, rtol=1e-9)
+        np.testing.assert_allclose(*both(), rtol=1e-9)
     # as exact in float32, from the noisiest level to the cleanest
-    found = np.asarray(samplers.cosine(40, 1e-4, 4096.0), np.float64)[:-1]
+    found = np.asarray(jax.jit(lambda: samplers.cosine(40, 1e-4, 4096.0))(), np.float64)[:-1]
     angles = np.linspace(math.atan(4096.0), math.atan(1e-4), 40)
     np.testing.assert_allclose(found, np.tan(angles), rtol=2e-6)
 
@@ -189,14 +206,18 @@ class Index:
         return t + 1.0
 
 
-def timesteps(name, n, **options):
-    """The indices of a grid's levels in the table."""
-    return (np.asarray(getattr(samplers, name)(Index(), n, **options))[:-1] - 1.0).astype(int)
+@functools.cache
+def timesteps():
+    """{(name, n) or (name, n, offset): the indices of the grid's levels in the table}"""
+    whole = [(name, 1000) for name in ("leading", "trailing", "linspace")]
+    cases = [*TIMESTEPS, *SUMS, *whole, ("leading", 50, 1), ("leading", 3, 333)]
+    grids = jax.jit(lambda: [getattr(samplers, name)(Index(), *numbers) for name, *numbers in cases])
+    return {case: (sigmas[:-1] - 1.0).astype(int) for case, sigmas in zip(cases, jax.device_get(grids()))}
 
 
 @pytest.mark.parametrize("name, n", [*TIMESTEPS, *SUMS])
 def test_timesteps_are_those_of_diffusers(name, n):
-    found = timesteps(name, n)
+    found = timesteps()[name, n]
     assert len(found) == n
     if (name, n) in TIMESTEPS:
         assert found.tolist() == TIMESTEPS[name, n]
@@ -206,26 +227,35 @@ def test_timesteps_are_those_of_diffusers(name, n):
 
 def test_every_step_of_the_chain_and_an_offset():
     for name in ("leading", "trailing", "linspace"):
-        assert timesteps(name, 1000).tolist() == list(range(999, -1, -1))
+        assert timesteps()[name, 1000].tolist() == list(range(999, -1, -1))
     # Stable Diffusion's fifty steps
-    assert timesteps("leading", 50, offset=1).tolist() == list(range(981, 0, -20))
-    assert timesteps("leading", 3, offset=333)[0] == 999
+    assert timesteps()["leading", 50, 1].tolist() == list(range(981, 0, -20))
+    assert timesteps()["leading", 3, 333][0] == 999
 
 
 def test_shifted_time_is_that_of_the_paper():
     # arXiv:2403.03206, Eq. 23, on times that are evenly spaced up to the one that is shifted to 0.999
+    shifts = (1.0, 3.0, 0.5)
+
+    @jax.jit
+    def grids():
+        return (
+            [samplers.shifted_time(FlowMatching(), 25, shift) for shift in shifts],
+            samplers.uniform_time(Shifted(FlowMatching(), 3.0), 25),
+            (samplers.shifted_time(VP(), 25, 1.0), samplers.uniform_time(VP(), 25)),
+        )
+
     with precision(64):
-        for shift in (1.0, 3.0, 0.5):
-            top = min(0.999, 0.999 / (shift - (shift - 1) * 0.999))
-            bottom = max(1e-5, 1e-5 / (shift - (shift - 1) * 1e-5))
-            t = np.linspace(top, bottom, 25)
-            shifted = shift * t / (1 + (shift - 1) * t)
-            found = samplers.shifted_time(FlowMatching(), 25, shift)[:-1]
-            np.testing.assert_allclose(found / (1 + found), shifted, rtol=1e-9)
-        # the even times of a process that is trained with the shift, but for where it begins
-        own = samplers.uniform_time(Shifted(FlowMatching(), 3.0), 25)
-        assert float(own[0]) == pytest.approx(3 * NOISIEST)
-        np.testing.assert_allclose(samplers.shifted_time(VP(), 25, 1.0), samplers.uniform_time(VP(), 25), rtol=1e-9)
+        of_shifts, own, unshifted = jax.device_get(grids())
+    for shift, found in zip(shifts, of_shifts):
+        top = min(0.999, 0.999 / (shift - (shift - 1) * 0.999))
+        bottom = max(1e-5, 1e-5 / (shift - (shift - 1) * 1e-5))
+        t = np.linspace(top, bottom, 25)
+        shifted = shift * t / (1 + (shift - 1) * t)
+        np.testing.assert_allclose(found[:-1] / (1 + found[:-1]), shifted, rtol=1e-9)
+    # the even times of a process that is trained with the shift, but for where it begins
+    assert own[0] == pytest.approx(3 * NOISIEST)
+    np.testing.assert_allclose(*unshifted, rtol=1e-9)
 
 
 def test_resolution_shift():
@@ -233,9 +263,14 @@ def test_resolution_shift():
     assert samplers.resolution_shift(4096) == pytest.approx(math.exp(1.15))
     assert samplers.resolution_shift(1024) == pytest.approx(math.exp(0.63))  # a fifth of the way
     assert samplers.resolution_shift(2176, base_shift=0.0, max_shift=2.0) == pytest.approx(math.e)
+
+    @jax.jit
+    def both():
+        process = FlowMatching()
+        return samplers.resolution_time(process, 9, 1024), samplers.shifted_time(process, 9, math.exp(0.63))
+
     with precision(64):
-        expected = samplers.shifted_time(FlowMatching(), 9, math.exp(0.63))
-        np.testing.assert_array_equal(samplers.resolution_time(FlowMatching(), 9, 1024), expected)
+        np.testing.assert_array_equal(*both())
 
 
 def test_align_your_steps():
@@ -243,23 +278,28 @@ def test_align_your_steps():
     sd = [14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.0]
     sdxl = [14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.0]
     svd = [700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.0]
-    with precision(64):
-        for make, published in ((samplers.ays_sd, sd), (samplers.ays_sdxl, sdxl), (samplers.ays_svd, svd)):
-            np.testing.assert_allclose(make(), published, rtol=1e-12)
-            twice = np.asarray(make(20))
-            np.testing.assert_allclose(twice[:-1:2], published[:-1], rtol=1e-12)
-            np.testing.assert_allclose(twice[1:-2:2] ** 2, twice[:-3:2] * twice[2:-1:2], rtol=1e-12)
-            np.testing.assert_allclose(make(5), [*published[:-1:2], 0.0], rtol=1e-12)
-        # the last two of 20 lie between the table's last two: its end, 0.029, is known although it is replaced
-        ends = [float(make(20)[-2] ** 2 / make(20)[-3]) for make in (samplers.ays_sd, samplers.ays_sdxl)]
-        np.testing.assert_allclose(ends, [0.029, 0.029], rtol=1e-12)
-        assert float(samplers.ays_svd(20)[-2] ** 2 / samplers.ays_svd(20)[-3]) == pytest.approx(0.002)
+
+    @jax.jit
+    def grids():
         # the timesteps that the authors publish beside them, in Stable Diffusion's own table
         chain = DDPM(scaled_linear_betas())
         of_sd = samplers.at_times(chain, [999, 850, 736, 645, 545, 455, 343, 233, 124, 24])
         of_sdxl = samplers.at_times(chain, [999, 845, 730, 587, 443, 310, 193, 116, 53, 13])
-        np.testing.assert_allclose(of_sd, sd, rtol=4e-3)
-        np.testing.assert_allclose(of_sdxl, sdxl, rtol=1.5e-2)
+        makes = (samplers.ays_sd, samplers.ays_sdxl, samplers.ays_svd)
+        return [(make(), make(20), make(5)) for make in makes], of_sd, of_sdxl
+
+    with precision(64):
+        found, of_sd, of_sdxl = jax.device_get(grids())
+    for published, (same, twice, half) in zip((sd, sdxl, svd), found):
+        np.testing.assert_allclose(same, published, rtol=1e-12)
+        np.testing.assert_allclose(twice[:-1:2], published[:-1], rtol=1e-12)
+        np.testing.assert_allclose(twice[1:-2:2] ** 2, twice[:-3:2] * twice[2:-1:2], rtol=1e-12)
+        np.testing.assert_allclose(half, [*published[:-1:2], 0.0], rtol=1e-12)
+    # the last two of 20 lie between the table's last two: its end, 0.029, is known although it is replaced
+    ends = [twice[-2] ** 2 / twice[-3] for _, twice, _ in found]
+    np.testing.assert_allclose(ends, [0.029, 0.029, 0.002], rtol=1e-12)
+    np.testing.assert_allclose(of_sd, sd, rtol=4e-3)
+    np.testing.assert_allclose(of_sdxl, sdxl, rtol=1.5e-2)
 
 
 def traced_options():
@@ -284,29 +324,30 @@ def test_sweeping_does_not_recompile_and_gradients_are_right(name):
     @jax.jit
     def sweep(*numbers):
         runs.append(1)
-        return grid(*numbers), jax.jacfwd(grid, argnums=tuple(range(len(numbers))))(*numbers)
+        back = jax.grad(lambda *numbers: jnp.sum(grid(*numbers)[1:]))(*numbers)
+        return grid(*numbers), jax.jacfwd(grid, argnums=tuple(range(len(numbers))))(*numbers), back
 
     with precision(64):
         for factor in (1.0, 0.9):
             point = np.asarray(numbers) * factor
-            sigmas, slopes = sweep(*point)
+            sigmas, slopes, back = sweep(*point)
+            assert np.isfinite(back)
             np.testing.assert_allclose(sigmas, grid(*point), rtol=1e-9)
             for i, slope in enumerate(slopes):
                 step = np.zeros(len(point))
                 step[i] = 1e-6 * (point[i] or 1.0)
-                difference = (grid(*(point + step)) - grid(*(point - step))) / (2 * step[i])
+                ahead, behind = (np.asarray(sweep(*end)[0]) for end in (point + step, point - step))
+                difference = (ahead - behind) / (2 * step[i])
                 np.testing.assert_allclose(slope, difference, rtol=1e-5, atol=1e-5)
         assert len(runs) == 1
-        back = jax.grad(lambda *p: jnp.sum(grid(*p)[1:]), argnums=0)(*numbers)
-        assert np.isfinite(back)
 
 
 def test_a_process_may_be_traced():
-    found = jax.jit(lambda p: (samplers.uniform_time(p, 5), samplers.shifted_time(p, 5)))(VP())
-    for sigmas, make in zip(found, (samplers.uniform_time, samplers.shifted_time)):
-        np.testing.assert_allclose(sigmas, make(VP(), 5), rtol=1e-5)
-    found = jax.jit(lambda p: samplers.trailing(p, 5))(table())
-    np.testing.assert_allclose(found, samplers.trailing(table(), 5), rtol=1e-5)
+    def grids(process, chain):
+        return samplers.uniform_time(process, 20), samplers.shifted_time(process, 20), samplers.trailing(chain, 20)
+
+    for found, expected in zip(jax.jit(grids)(VP(), table()), grids(VP(), table()), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", sorted(set(GRIDS) - {"at_times"}))
@@ -329,7 +370,7 @@ def test_bad_numbers_are_refused_by_name(name):
     for n, lo, hi in ((4, 1.0, 1.0), (4, 2.0, 1.0), (1, 2.0, 1.0)):
         with pytest.raises(ValueError, match=f"hi of {hi} is not allowed, expected more than lo, which is {lo}"):
             make(n, lo, hi)
-    np.testing.assert_allclose(make(1, 1.0, 1.0), [1.0, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(lambda: make(1, 1.0, 1.0))(), [1.0, 0.0], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -368,8 +409,9 @@ def test_what_cannot_be_meant_is_refused(make, message):
 def test_a_config_names_the_grid_that_refuses():
     with pytest.raises(ValueError, match=r"^sample\.grid: n of 9 is not allowed: the process has 4 steps"):
         build.make("grid", dict(name="trailing", n=9), "sample.grid", process=DDPM(linear_betas(4)))
-    found = build.make("grid", dict(name="resolution_time", n=4, tokens=1024), "sample.grid", process=FlowMatching())
-    np.testing.assert_allclose(found, samplers.resolution_time(FlowMatching(), 4, 1024), rtol=1e-6)
+    config, process = dict(name="resolution_time", n=4, tokens=1024), FlowMatching()
+    found = jax.jit(lambda: build.make("grid", config, "sample.grid", process=process))()
+    np.testing.assert_allclose(found, jax.jit(lambda: samplers.resolution_time(process, 4, 1024))(), rtol=1e-6)
 
 
 @pytest.mark.parametrize(

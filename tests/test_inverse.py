@@ -38,13 +38,27 @@ def data(dim=32):
 
 
 def images(n, seed=0, shape=SHAPE):
-    return jax.random.normal(jax.random.key(seed), (n, *shape), float)
+    return np.random.default_rng(seed).standard_normal((n, *shape)).astype(jnp.result_type(float))
 
 
 def matrix_of(observe, shape=SHAPE):
     """[measurements, numbers of an image]."""
-    columns = np.eye(int(np.prod(shape))).reshape(-1, *shape)
-    return np.asarray(observe(jnp.asarray(columns))).reshape(len(columns), -1).T
+    columns = jnp.eye(int(np.prod(shape))).reshape(-1, *shape)
+    return observe(columns).reshape(len(columns), -1).T
+
+
+@functools.cache
+def measurement(name):
+    """Jitted (x0, x, sigma, noise_std, scale) -> A, y = A·x0 and the estimates of `pigdm` and `dps` from x and y."""
+
+    @jax.jit
+    def run(x0, x, sigma, noise_std, scale):
+        observe = OPERATORS[name]()
+        y = observe(x0)
+        pigdm = inverse.pigdm(data(), observe, y, noise_std, sigma_data=STD, tol=1e-12)
+        return matrix_of(observe), y, pigdm(x, sigma), inverse.dps(data(), observe, y, scale)(x, sigma)
+
+    return lambda *args: [np.asarray(found) for found in run(*args)]
 
 
 def exact_posterior(a, x, sigma, y, noise_std):
@@ -61,12 +75,10 @@ def exact_posterior(a, x, sigma, y, noise_std):
 @pytest.mark.parametrize("noise_std", [0.0, 0.2])
 def test_pigdm_is_the_posterior_mean_of_gaussian_data(name, noise_std):
     with precision(64):
-        observe, sigma = OPERATORS[name](), jnp.geomspace(0.01, 50.0, 6)
-        x, y = images(6, 1), observe(images(6, 2))
-        found = jax.jit(inverse.pigdm(data(), observe, y, noise_std, sigma_data=STD, tol=1e-12))(x, sigma)
-        a = matrix_of(observe)
+        x, sigma = images(6, 1), np.geomspace(0.01, 50.0, 6)
+        a, y, found, _ = measurement(name)(images(6, 2), x, sigma, noise_std, np.ones(6))
         for i in range(6):
-            mean, _ = exact_posterior(a, np.ravel(x[i]), float(sigma[i]), np.ravel(y[i]), noise_std)
+            mean, _ = exact_posterior(a, np.ravel(x[i]), sigma[i], np.ravel(y[i]), noise_std)
             np.testing.assert_allclose(np.ravel(found[i]), mean, rtol=1e-6, atol=1e-6)
 
 
@@ -99,28 +111,29 @@ def test_pigdm_samples_the_posterior():
 def test_dps_of_gaussian_data(name):
     # D = m + c·(x - m): the gradient of the norm is -c·Aᵀ residual/‖residual‖
     with precision(64):
-        observe, sigma = OPERATORS[name](), jnp.geomspace(0.01, 50.0, 6)
-        x, y, scale = images(6, 1), observe(images(6, 2)), jnp.linspace(0.0, 3.0, 6)
-        found = jax.jit(inverse.dps(data(), observe, y, scale))(x, sigma)
-        a, flat = matrix_of(observe), lambda v: np.asarray(v).reshape(6, -1)
-        c = STD**2 / (STD**2 + np.asarray(sigma)[:, None] ** 2)
+        x, sigma, scale = images(6, 1), np.geomspace(0.01, 50.0, 6), np.linspace(0.0, 3.0, 6)
+        a, y, _, found = measurement(name)(images(6, 2), x, sigma, 0.2, scale)
+        c, flat = STD**2 / (STD**2 + sigma[:, None] ** 2), lambda v: v.reshape(6, -1)
         x0 = MEAN + c * (flat(x) - MEAN)
         residual = flat(y) - x0 @ a.T
         residual /= np.linalg.norm(residual, axis=1, keepdims=True)
-        expected = x0 + (np.asarray(scale) * np.asarray(sigma) ** 2)[:, None] * c * (residual @ a)
+        expected = x0 + (scale * sigma**2)[:, None] * c * (residual @ a)
         np.testing.assert_allclose(flat(found), expected, rtol=1e-10, atol=1e-10)
 
 
 def test_dps_of_one_number_is_exact_at_its_scale():
     with precision(64):
-        sigma, noise_std = jnp.geomspace(0.05, 5.0, 6), 0.2
-        observe = inverse.random_projection(jax.random.key(0), 1)
-        x, y = images(6, 1), observe(images(6, 2))
-        residual = y - observe(jax.jit(data())(x, sigma))
-        a = matrix_of(observe)
-        variance = noise_std**2 + float((a @ a.T)[0, 0]) * sigma**2 * STD**2 / (sigma**2 + STD**2)
-        found = jax.jit(inverse.dps(data(), observe, y, jnp.abs(residual[:, 0]) / variance))(x, sigma)
-        exact = jax.jit(inverse.pigdm(data(), observe, y, noise_std, sigma_data=STD))(x, sigma)
+
+        @jax.jit
+        def both(x0, x, sigma, noise_std):
+            observe = inverse.random_projection(jax.random.key(0), 1)
+            y, a = observe(x0), matrix_of(observe)
+            residual = y - observe(data()(x, sigma))
+            variance = noise_std**2 + (a @ a.T)[0, 0] * sigma**2 * STD**2 / (sigma**2 + STD**2)
+            exact = inverse.pigdm(data(), observe, y, noise_std, sigma_data=STD)(x, sigma)
+            return inverse.dps(data(), observe, y, jnp.abs(residual[:, 0]) / variance)(x, sigma), exact
+
+        found, exact = both(images(6, 2), images(6, 1), np.geomspace(0.05, 5.0, 6), 0.2)
         np.testing.assert_allclose(found, exact, rtol=1e-8, atol=1e-8)
 
 
@@ -148,54 +161,73 @@ def test_dps_of_any_function():
 
 def test_pigdm_takes_a_function_for_its_linearization():
     with precision(64):
-        x, sigma, y = images(3, 1), jnp.asarray([0.1, 0.5, 3.0]), images(3, 2)
-        affine = jax.jit(inverse.pigdm(data(), lambda x: 2 * x + 1, y, 0.1, sigma_data=STD))(x, sigma)
-        linear = jax.jit(inverse.pigdm(data(), lambda x: 2 * x, y - 1, 0.1, sigma_data=STD))(x, sigma)
-        np.testing.assert_allclose(affine, linear, rtol=1e-10)
+
+        @jax.jit
+        def both(x, sigma, y):
+            affine = inverse.pigdm(data(), lambda x: 2 * x + 1, y, 0.1, sigma_data=STD)
+            linear = inverse.pigdm(data(), lambda x: 2 * x, y - 1, 0.1, sigma_data=STD)
+            return affine(x, sigma), linear(x, sigma)
+
+        np.testing.assert_allclose(*both(images(3, 1), np.array([0.1, 0.5, 3.0]), images(3, 2)), rtol=1e-10)
 
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_operators_are_linear_and_transposed(name):
     with precision(64):
         observe, a, b = OPERATORS[name](), images(3, 1), images(3, 2)
-        np.testing.assert_allclose(observe(2.5 * a - b), 2.5 * observe(a) - observe(b), atol=1e-12)
-        y = jax.random.normal(jax.random.key(5), observe(a).shape)
-        back = jax.linear_transpose(observe, a)(y)[0]
-        np.testing.assert_allclose(jnp.sum(observe(a) * y), jnp.sum(a * back), rtol=1e-12)
+        y = images(3, 5, jax.eval_shape(observe, a).shape[1:])
+        run = jax.jit(lambda *args: [*map(observe, args[:-1]), *jax.linear_transpose(observe, a)(args[-1])])
+        both, of_a, of_b, back = jax.device_get(run(2.5 * a - b, a, b, y))
+        np.testing.assert_allclose(both, 2.5 * of_a - of_b, atol=1e-12)
+        np.testing.assert_allclose(np.sum(of_a * y), np.sum(a * back), rtol=1e-12)
 
 
 def test_operators_are_what_they_say():
     with precision(64):
         x = images(2, 4, (6, 9, 2))
-        pure = np.asarray(x)
-        np.testing.assert_allclose(inverse.downsample(3)(x)[1, 1, 2, 0], pure[1, 3:6, 6:9, 0].mean(), rtol=1e-12)
-        padded, expected = np.pad(pure, ((0, 0), (1, 1), (1, 1), (0, 0))), 0.0
+
+        @jax.jit
+        def every(x):
+            few, many = (inverse.random_projection(jax.random.key(1), m) for m in (3, 500))
+            observed = [observe(x) for observe in (inverse.downsample(3), inverse.blur(KERNEL), few, many)]
+            return *observed, matrix_of(many, (6, 9, 2))
+
+        small, blurred, few, many, rows = jax.device_get(every(x))
+        np.testing.assert_allclose(small[1, 1, 2, 0], x[1, 3:6, 6:9, 0].mean(), rtol=1e-12)
+        padded, expected = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), 0.0
         for i in range(3):
             for j in range(3):
                 expected = expected + KERNEL[i, j] * padded[:, 2 - i : 8 - i, 2 - j : 11 - j]
-        np.testing.assert_allclose(inverse.blur(KERNEL)(x), expected, rtol=1e-10, atol=1e-12)
-        key = jax.random.key(1)
-        few, many = (inverse.random_projection(key, m)(x) for m in (3, 500))
+        np.testing.assert_allclose(blurred, expected, rtol=1e-10, atol=1e-12)
         np.testing.assert_allclose(few, many[:, :3], rtol=1e-12)  # the same rows
-        rows = matrix_of(inverse.random_projection(key, 500), (6, 9, 2))
         assert abs(np.var(rows) * 108 - 1) < 4.5 * np.sqrt(2 / rows.size)
         assert abs(np.mean(rows)) < 4.5 / np.sqrt(108 * rows.size)
 
 
 def test_inpainting_gaussian_data_is_pigdm_without_noise():
     with precision(64):
-        x, sigma, known = images(4, 1), jnp.asarray([0.05, 0.5, 2.0, 40.0]), images(4, 2)
-        observe = inverse.mask(BOX)
-        measured = jax.jit(inverse.pigdm(data(), observe, observe(known), 0.0, sigma_data=STD, tol=1e-13))(x, sigma)
-        np.testing.assert_allclose(inverse.inpaint(data(), known, BOX)(x, sigma), measured, rtol=1e-9, atol=1e-9)
+
+        @jax.jit
+        def both(x, sigma, known):
+            observe = inverse.mask(BOX)
+            measured = inverse.pigdm(data(), observe, observe(known), 0.0, sigma_data=STD, tol=1e-13)
+            return inverse.inpaint(data(), known, BOX)(x, sigma), measured(x, sigma)
+
+        found, measured = both(images(4, 1), np.array([0.05, 0.5, 2.0, 40.0]), images(4, 2))
+        np.testing.assert_allclose(found, measured, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["ddim", "ancestral", "dpmpp_2m"])
 def test_what_is_known_comes_back_to_the_bit(name):
     with precision(32):
-        known, keys, sigmas = images(5, 2), keys_of(5), karras(5, 0.01, 40.0)
-        sampler = jax.jit(functools.partial(getattr(samplers, name), inverse.inpaint(data(), known, BOX)))
-        found = sampler(init_noise(keys, SHAPE, sigmas[0]), sigmas, keys)
+        known = images(5, 2)
+
+        @jax.jit
+        def sample(x, known):
+            sampler, denoise = getattr(samplers, name), inverse.inpaint(data(), known, BOX)
+            return sampler(denoise, x, karras(5, 0.01, 40.0), keys_of(5))
+
+        found = np.asarray(sample(40.0 * images(5, 3), known))
         np.testing.assert_array_equal(np.where(BOX, found, 0), np.where(BOX, known, 0))
         assert np.all(np.where(BOX, 1, np.abs(found - known)) > 0)
 
@@ -237,8 +269,8 @@ def repaint_reference(denoise, x, sigmas, known, mask, draws, resamples, jump):
 class Draws:
     """The noises of `repaint`: three a network call, numbered as its docstring's order of calls."""
 
-    def __init__(self, keys, calls, shape):
-        self.all, self.calls, self.i = noises(keys, 3 * calls, shape), calls, 0
+    def __init__(self, noises, calls):
+        self.all, self.calls, self.i = noises, calls, 0
 
     def __call__(self, kind):
         return self.all[{"step": 0, "up": 1, "known": 2}[kind] * self.calls + self.i]
@@ -247,21 +279,29 @@ class Draws:
         self.i += 1
 
 
+@functools.cache
+def every_noise():
+    return noises(keys_of(3), 3 * 19, (2,))  # of the case with the most calls; the others' are the first of them
+
+
 @pytest.mark.parametrize("resamples, jump", thinned(((1, 1), (3, 1), (2, 3), (4, 9)), (3, 1), (4, 9)))
 def test_repaint_is_its_algorithm(resamples, jump):
     from reference import denoiser
 
     with precision(64):
-        keys, sigmas, mask, n = keys_of(3), karras(7, 0.05, 20.0), np.array([1, 0]), 7
-        x, known = init_noise(keys_of(3, 1), (2,), sigmas[0]), images(3, 2, (2,))
-        denoise = exact_denoiser(MIXTURE)
+        mask, n, x, known = np.array([1, 0]), 7, 20.0 * images(3, 1, (2,)), images(3, 2, (2,))
         options = dict(resamples=resamples, jump=jump, trajectory=True)
-        found, path = jax.jit(lambda x: inverse.repaint(denoise, x, sigmas, keys, known, mask, **options))(x)
+
+        @jax.jit
+        def run(x, known):
+            sigmas, denoise = karras(n, 0.05, 20.0), exact_denoiser(MIXTURE)
+            return sigmas, inverse.repaint(denoise, x, sigmas, keys_of(3), known, mask, **options)
+
+        sigmas, (found, path) = jax.device_get(run(x, known))
         calls = n + (resamples - 1) * jump * ((n - 1) // jump)
         assert len(path.x0) == calls
-        draws = Draws(keys, calls, (2,))
-        pure = (np.asarray(value) for value in (x, sigmas, known))
-        expected = repaint_reference(denoiser(MIXTURE), *pure, mask, draws, resamples, jump)
+        draws = Draws(every_noise(), calls)
+        expected = repaint_reference(denoiser(MIXTURE), x, sigmas, known, mask, draws, resamples, jump)
         np.testing.assert_allclose(path.x, expected, rtol=1e-9, atol=1e-9)
         np.testing.assert_array_equal(found[:, 0], known[:, 0])
 
@@ -309,18 +349,18 @@ def test_image_to_image():
 @pytest.mark.parametrize("n", thinned((10, 50), 10))
 def test_ddim_inversion_returns_x0(n):
     with precision(32):
-        denoise, sigmas, keys = exact_denoiser(MIXTURE), karras(n, 0.01, 40.0), keys_of(500)
-        x0 = jnp.asarray(MIXTURE.draw(500), jnp.float32)
+        x0 = MIXTURE.draw(500).astype(np.float32)
 
         @jax.jit
         def there_and_back(x0):
+            denoise, sigmas, keys = exact_denoiser(MIXTURE), karras(n, 0.01, 40.0), keys_of(500)
             x, up = inverse.ddim_inversion(denoise, x0, sigmas, trajectory=True)
             back, down = samplers.ddim(denoise, x, sigmas, keys, trajectory=True)
-            return back, up.x, down.x
+            return sigmas, back, up.x, down.x
 
-        back, up, down = there_and_back(x0)
+        sigmas, back, up, down = jax.device_get(there_and_back(x0))
         np.testing.assert_allclose(back, x0, rtol=0, atol=1e-5)
-        deviation = np.maximum(1, np.asarray(sigmas))[:, None, None]
+        deviation = np.maximum(1, sigmas)[:, None, None]
         np.testing.assert_allclose(up[::-1] / deviation, down / deviation, rtol=0, atol=1e-5)  # the same path
 
 
@@ -439,12 +479,13 @@ def test_what_no_image_can_be_stays_near():
         np.testing.assert_allclose(back, on_the_line(x0), atol=1e-3)
 
 
-X, ONES = jnp.ones((3, 4, 4, 2), jnp.float32), np.ones((4, 4, 1))
+X, ONES = np.ones((3, 4, 4, 2), np.float32), np.ones((4, 4, 1))
 DOWN = inverse.downsample(2)
 
 
 def repaint(known=X, mask=ONES, **options):
-    return inverse.repaint(data(), X, jnp.asarray([2.0, 1.0, 0.0]), keys_of(3), known, mask, **options)
+    sigmas = np.float32([2.0, 1.0, 0.0])
+    return jax.eval_shape(lambda x: inverse.repaint(data(), x, sigmas, keys_of(3), known, mask, **options), X)
 
 
 @pytest.mark.parametrize(
@@ -468,8 +509,14 @@ def repaint(known=X, mask=ONES, **options):
             lambda: inverse.inpaint(data(), X, 0.5 * ONES),
             r"mask holds 0.5: a pixel is known or it is not; give 1 or True",
         ),
-        (lambda: inverse.inpaint(data(), X[:2], ONES)(X, 1.0), r"known of shape \(2, 4, 4, 2\) does not fit images of"),
-        (lambda: inverse.inpaint(data(), X, np.ones((5, 1)))(X, 1.0), r"mask of shape \(5, 1\) does not fit"),
+        (
+            lambda: jax.eval_shape(inverse.inpaint(data(), X[:2], ONES), X, 1.0),
+            r"known of shape \(2, 4, 4, 2\) does not fit images of",
+        ),
+        (
+            lambda: jax.eval_shape(inverse.inpaint(data(), X, np.ones((5, 1))), X, 1.0),
+            r"mask of shape \(5, 1\) does not fit",
+        ),
         (lambda: repaint(resamples=0), "resamples=0 is not allowed: give an integer, 1 or more"),
         (lambda: repaint(jump=1.5), "jump=1.5 is not allowed"),
         (lambda: repaint(known=X[:2]), r"known of shape \(2, 4, 4, 2\) does not fit"),
@@ -481,12 +528,12 @@ def repaint(known=X, mask=ONES, **options):
         (lambda: inverse.downsample(2)(X[0]), r"x of shape \(4, 4, 2\) is not of images: give \[batch"),
         (lambda: inverse.blur(np.ones((2, 3))), r"kernel of shape \(2, 3\) has no middle: give \[odd, odd\]"),
         (lambda: inverse.random_projection(jax.random.key(0), 0), "m=0 is not allowed"),
-        (lambda: inverse.sigmas_from(jnp.arange(3.0), 1.2), "strength=1.2: .*give a number in .0, 1."),
-        (lambda: inverse.sigmas_from(jnp.arange(3.0), jnp.nan), "strength=nan: "),
-        (lambda: jax.jit(inverse.sigmas_from)(jnp.arange(3.0), 0.5), "strength=.*traced, but it sets the number of"),
+        (lambda: inverse.sigmas_from(np.arange(3.0), 1.2), "strength=1.2: .*give a number in .0, 1."),
+        (lambda: inverse.sigmas_from(np.arange(3.0), jnp.nan), "strength=nan: "),
+        (lambda: jax.jit(inverse.sigmas_from)(np.arange(3.0), 0.5), "strength=.*traced, but it sets the number of"),
         (lambda: inverse.noised(X, keys_of(2), 1.0), r"keys of shape \(2,\) for a batch of 3: one key an example"),
         (lambda: inverse.noised(X, jax.random.key(0), 1.0), r"keys of shape \(\) for a batch of 3"),
-        (lambda: inverse.ddim_inversion(data(), X, jnp.arange(3.0), iterations=True), "iterations=True is not allowed"),
+        (lambda: inverse.ddim_inversion(data(), X, np.arange(3.0), iterations=True), "iterations=True is not allowed"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(call, message):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import normal
 
 from diffax import config as configs
 from diffax.models import UNet, conditioning, fir, init, layers
@@ -26,12 +27,10 @@ def spec(shape, dtype=jnp.float32):
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
-def normal(seed, shape):
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
 def compiled(function):
-    return jax.jit(function)  # one program is made sooner than one for each operation
+    """As one program, which is made sooner than one for each operation, with results of NumPy."""
+    program = jax.jit(function)
+    return lambda *args: jax.device_get(program(*args))
 
 
 # Sizes
@@ -135,8 +134,8 @@ def test_fir_resampling_keeps_constants_and_stays_in_place():
 
 def test_fir_upsampling_is_the_transpose_of_downsampling():
     z = normal(1, (2, 3, 4, 3))
-    transpose = jax.linear_transpose(fir.downsample, spec((2, 6, 8, 3)))
-    up, transposed = compiled(lambda z: (fir.upsample(z), transpose(z)[0]))(z)
+    transpose = lambda z: jax.linear_transpose(fir.downsample, spec((2, 6, 8, 3)))(z)[0]  # noqa: E731
+    up, transposed = compiled(lambda z: (fir.upsample(z), transpose(z)))(z)
     np.testing.assert_allclose(up, 4 * transposed, atol=1e-6)
 
 
@@ -225,12 +224,11 @@ def test_fourier_rates_are_never_trained():
 def test_input_frequencies_resolve_the_integers():
     # of 17 levels in [-1, 1], an eighth apart: one period is two levels long, the other one
     x = np.linspace(-1.0, 1.0, 17, dtype=np.float32).reshape(1, 1, 17, 1)
-    found = np.asarray(layers.with_frequencies(jnp.asarray(x), (3, 4)))
+    found, shifted = compiled(lambda *both: [layers.with_frequencies(x, (3, 4)) for x in both])(x, x + 1 / 32)
     np.testing.assert_array_equal(found[..., :1], x)
     signs = np.where(np.arange(17) % 2, -1.0, 1.0)
     for channel, wanted in enumerate((np.zeros(17), signs, np.zeros(17), np.ones(17)), 1):
         np.testing.assert_allclose(found[0, 0, :, channel], wanted, atol=1e-5)
-    shifted = layers.with_frequencies(jnp.asarray(x + 1 / 32), (3, 4))
     angle = np.pi / 4  # a quarter of a level, by the half-period of one level and by its whole
     np.testing.assert_allclose(shifted[0, 0, 0, 1:], [np.sin(angle), np.cos(angle), 1.0, 0.0], atol=1e-5)
     network = UNet(channels=8, groups=4, multipliers=(1,), attention=(), input_frequencies=(3, 4))

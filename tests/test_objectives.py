@@ -99,6 +99,14 @@ def test_bound_does_not_depend_on_what_is_predicted():
     np.testing.assert_allclose(found[2], found[0], rtol=1e-9)
 
 
+@jax.jit
+def terms_of_known_x0(v, process, x0, keys):
+    def knows(x_in, t):
+        return jnp.concatenate([jnp.zeros_like(x_in), jnp.full_like(x_in, 1.0) * (2 * v - 1)], axis=-1)
+
+    return losses.vlb_loss(knows, process, prediction.x0(), x0, keys, even_times, decoder=gaussian_decoder)
+
+
 @pytest.mark.parametrize("v", [0.0, 0.4, 1.0])
 def test_terms_of_a_network_that_knows_x0_are_those_of_the_betas(v):
     # only the variances are left: beta^v·beta-tilde^(1 - v) for the posterior's beta-tilde, arXiv:2102.09672, Eq. 15;
@@ -111,14 +119,9 @@ def test_terms_of_a_network_that_knows_x0_are_those_of_the_betas(v):
     expected = 0.5 * (np.log(ratio) + 1 / ratio - 1)
     expected[0] = 0.5 * np.log(2 * np.pi * small[0] * ratio[0])
 
-    def knows(x_in, t):
-        return jnp.concatenate([jnp.zeros_like(x_in), jnp.full_like(x_in, 2 * v - 1)], axis=-1)
-
     with precision(64):
-        found = losses.vlb_loss(
-            knows, DDPM(betas), prediction.x0(), jnp.asarray(x0), keys_of(T), even_times, decoder=gaussian_decoder
-        )
-        np.testing.assert_allclose(np.asarray(found), T * expected, rtol=1e-8, atol=1e-12)
+        found = terms_of_known_x0(v, DDPM(betas), x0, keys_of(T))
+    np.testing.assert_allclose(found, T * expected, rtol=1e-8, atol=1e-12)
 
 
 @pytest.mark.slow
@@ -157,7 +160,7 @@ def test_bound_at_fixed_variances_is_that_of_the_chain():
 def test_hybrid_is_the_simple_loss_and_the_bound_in_bits():
     process, n = chain(), 4 * T
     apply, row = learned(process, "eps", np.linspace(0.1, 0.9, T))
-    x0, keys = jnp.asarray(DATA.draw(n), jnp.float32), keys_of(n)
+    x0, keys = np.float32(DATA.draw(n)), keys_of(n)
 
     def simple_only(x_in, t):
         return apply(x_in, t)[:, :DIM]
@@ -168,15 +171,15 @@ def test_hybrid_is_the_simple_loss_and_the_bound_in_bits():
         bound = losses.vlb_loss(apply, process, row, x0, keys)
         return simple, bound, losses.hybrid_loss(apply, process, row, x0, keys, lambda_vlb=0.3)
 
-    simple, bound, found = run(x0, keys)
+    simple, bound, found = jax.device_get(run(x0, keys))
     np.testing.assert_allclose(found, simple + 0.3 * bound / np.log(2.0), rtol=1e-5)
 
 
 @pytest.mark.parametrize("decoder", [gaussian_decoder, discretized(256), categorical(16)])
 def test_the_bound_trains_the_variance_alone(decoder):
     process, n = chain(), 4 * T
-    x0 = jnp.asarray(np.clip(np.round(DATA.draw(n) * 127.5 + 127.5), 0, 255) / 127.5 - 1.0, jnp.float32)
-    x0 = x0.at[0].set(1.0).at[1].set(-1.0)  # the cells that reach to infinity
+    x0 = np.float32(np.clip(np.round(DATA.draw(n) * 127.5 + 127.5), 0, 255) / 127.5 - 1.0)
+    x0[:2] = [[1.0], [-1.0]]  # the cells that reach to infinity
 
     @jax.jit
     @functools.partial(jax.grad, argnums=(0, 1))
@@ -193,10 +196,10 @@ def test_the_bound_trains_the_variance_alone(decoder):
         )
         return jnp.mean(each)
 
-    of_y, of_v = slopes(0.1, 0.1, 1.0, 0.0)
+    of_y, of_v = jax.device_get(slopes(0.1, 0.1, 1.0, 0.0))
     assert of_y == 0.0
     assert np.isfinite(of_v) and of_v != 0.0
-    of_y, of_v = slopes(0.1, 0.1, 0.0, 1.0)
+    of_y, of_v = jax.device_get(slopes(0.1, 0.1, 0.0, 1.0))
     assert np.isfinite(of_y) and of_y != 0.0
     assert of_v == 0.0
 
@@ -253,45 +256,49 @@ def test_the_bound_in_continuous_time_takes_a_number_of_steps():
 
 
 def test_categorical_decoder_is_a_law_over_the_levels():
-    values = jnp.linspace(-1.0, 1.0, 16)
-    log_p = jax.jit(categorical(16))(values[:, None], jnp.full((16, 1), 0.21), 0.1)
+    values = np.linspace(-1.0, 1.0, 16, dtype=np.float32)
+    log_p = jax.jit(categorical(16))(values[:, None], np.full((16, 1), 0.21, np.float32), 0.1)
     assert np.exp(log_p).sum() == pytest.approx(1.0, rel=1e-5)
     # a fine grid of cells under a wide law: away from the ends both decoders give the density times the cell
-    x0, estimate = jnp.asarray([[0.0]]), jnp.asarray([[0.02]])
-    fine = [float(jax.jit(make(4001))(x0, estimate, 0.1)[0]) for make in (categorical, discretized)]
+    x0, estimate = np.float32([[0.0]]), np.float32([[0.02]])
+    fine = [np.asarray(jax.jit(make(4001))(x0, estimate, 0.1))[0] for make in (categorical, discretized)]
     assert fine[0] == pytest.approx(fine[1], abs=1e-3)
 
 
 def filled(values, length=10):
     """A history whose timestep i saw `length` losses, values[i] each."""
-    history = losses.loss_history(len(values), length)
-    t = jnp.tile(jnp.arange(len(values), dtype=jnp.float32), length)
-    return losses.observe(history, t, jnp.tile(jnp.asarray(values, jnp.float32), length))
+    t, seen = (np.tile(np.float32(each), length) for each in (np.arange(len(values)), values))
+    return jax.jit(lambda: losses.observe(losses.loss_history(len(values), length), t, seen))()
 
 
 def test_history_keeps_the_last_losses():
-    history = losses.loss_history(3, 2)
-    history = jax.jit(losses.observe)(history, jnp.asarray([1.0, 2.0, 1.0, 1.0]), jnp.asarray([5.0, 6.0, 7.0, 8.0]))
+    t, seen = np.float32([1.0, 2.0, 1.0, 1.0]), np.float32([5.0, 6.0, 7.0, 8.0])
+    history = jax.jit(lambda: losses.observe(losses.loss_history(3, 2), t, seen))()
     np.testing.assert_array_equal(history.losses, [[0, 0], [7, 8], [0, 6]])
     np.testing.assert_array_equal(history.count, [0, 3, 1])
 
 
 def test_times_are_even_until_every_row_is_full():
-    half = losses.observe(losses.loss_history(4, 2), jnp.arange(4.0), jnp.asarray([1.0, 2.0, 3.0, 4.0]))
-    np.testing.assert_allclose(losses.time_probabilities(half), 0.25)
-    full = losses.observe(half, jnp.arange(4.0), jnp.asarray([7.0, 1.0, 3.0, 2.0]))
+    @jax.jit
+    def probabilities():
+        t = np.arange(4, dtype=np.float32)
+        half = losses.observe(losses.loss_history(4, 2), t, np.float32([1.0, 2.0, 3.0, 4.0]))
+        full = losses.observe(half, t, np.float32([7.0, 1.0, 3.0, 2.0]))
+        return losses.time_probabilities(half), losses.time_probabilities(full, uniform=0.0)
+
+    half, full = probabilities()
+    np.testing.assert_allclose(half, 0.25)
     root = np.sqrt([25.0, 2.5, 9.0, 10.0])
-    np.testing.assert_allclose(losses.time_probabilities(full, uniform=0.0), root / root.sum(), rtol=1e-6)
-    np.testing.assert_allclose(losses.time_probabilities(filled([0.0, 0.0])), 0.5)
+    np.testing.assert_allclose(full, root / root.sum(), rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(losses.time_probabilities)(filled([0.0, 0.0])), 0.5)
 
 
 def test_importance_weights_keep_the_mean():
     # exactly, in the sum over t of p_t·weight·L_t; and in draws
     values, n = np.array([4.0, 0.0, 1.0, 0.5, 2.0]), 40_000
-    history = filled(values)
-    p = np.float64(losses.time_probabilities(history))
-    t, weight = jax.jit(losses.draw_times)(history, keys_of(n))
-    i = np.asarray(t).astype(int)
+    run = jax.jit(lambda history, keys: (losses.time_probabilities(history), *losses.draw_times(history, keys)))
+    p, t, weight = run(filled(values), keys_of(n))
+    p, i = np.float64(p), np.asarray(t).astype(int)
     np.testing.assert_allclose(weight, 1 / (5 * p[i]), rtol=1e-5)
     counts = np.bincount(i, minlength=5)
     assert np.all(np.abs(counts - n * p) < 4.5 * np.sqrt(n * p + 1))
@@ -316,7 +323,7 @@ def test_importance_sampled_bound_is_the_bound():
 def bumpy(ends=(-6.0, 3.0)):
     """A schedule far from a straight line, in arrays of the precision in force."""
     schedule = learned_schedule(4, *ends, steepness=30.0)
-    heights = schedule.network.w3 + jnp.asarray([0.0, 2.0, -1.0, 1.0], schedule.network.w3.dtype)
+    heights = np.asarray(schedule.network.w3) + np.array([0.0, 2.0, -1.0, 1.0], schedule.network.w3.dtype)
     return LearnedSchedule(schedule.gamma_min, schedule.gamma_max, schedule.network._replace(w3=heights))
 
 
@@ -340,8 +347,8 @@ def test_vdm_terms_do_not_depend_on_the_schedule_between_its_ends(straight):
     n, ends = 40_000, (-6.0, 3.0)
     with precision(64):
         process = LearnedSchedule(*ends) if straight else bumpy(ends)
-        found = jax.jit(vdm)(process, jnp.asarray(DATA.draw(n)), keys_of(n, 1))
-        exact = [float(term) for term in closed_vdm(jnp.asarray(ends))]
+        found = jax.jit(vdm)(process, DATA.draw(n), keys_of(n, 1))
+        exact = [float(term) for term in jax.jit(closed_vdm)(ends)]
         found = [np.asarray(term) / DIM for term in found]
     for name, term, value in zip(("prior", "diffusion", "reconstruction", "total"), found, [*exact, sum(exact)]):
         assert abs(term.mean() - value) < 4 * term.std() / np.sqrt(n), name
@@ -367,7 +374,7 @@ def test_vdm_gradient_is_that_of_the_ends_and_none_between():
 def test_vdm_loss_is_the_bound_a_dimension_and_finite_in_float32():
     process, keys = learned_schedule(16), keys_of(64)
     row = prediction.eps(c_noise=prediction.quarter_log_nsr)
-    x0 = jnp.round(jax.random.uniform(keys[0], (64, 2, 2, 1)) * 255) / 127.5 - 1.0
+    x0 = np.float32(np.random.default_rng(0).integers(0, 256, (64, 2, 2, 1)) / 127.5 - 1.0)
 
     def apply(x_in, c_noise):
         return x_in * expand(jax.nn.sigmoid(4.0 * c_noise), x_in)
@@ -379,8 +386,8 @@ def test_vdm_loss_is_the_bound_a_dimension_and_finite_in_float32():
         return bound, losses.vdm_loss(apply, process, row, x0, keys), slope
 
     with pytest.raises(ValueError, match="one key an example"):
-        losses.vdm_bound(apply, process, row, x0, keys[0])
-    bound, loss, slope = run(process)
+        losses.vdm_bound(apply, process, row, x0, jax.random.key(0))
+    bound, loss, slope = jax.device_get(run(process))
     np.testing.assert_allclose(loss, bound.total / 4, rtol=1e-6)
     for leaf in jax.tree.leaves((bound, slope)):
         assert leaf.dtype == np.float32
@@ -389,11 +396,11 @@ def test_vdm_loss_is_the_bound_a_dimension_and_finite_in_float32():
 
 def test_learned_schedule_rises_between_its_ends_whatever_its_parameters():
     with precision(64):
-        process, t = learned_schedule(8, -7.0, 4.0), jnp.linspace(0.0, 1.0, 101)
-        straight = np.asarray(process.logsnr(t))
+        process, t = learned_schedule(8, -7.0, 4.0), np.linspace(0.0, 1.0, 101)
         rng = np.random.default_rng(0)
-        wild = jax.tree.map(lambda w: w + 5.0 * rng.standard_normal(w.shape), process.network)
-        moved = np.asarray(LearnedSchedule(-7.0, 4.0, wild).logsnr(t))
+        wild = jax.tree.map(lambda w: np.asarray(w) + 5.0 * rng.standard_normal(w.shape), process.network)
+        run = jax.jit(lambda process: process.logsnr(t))
+        straight, moved = np.asarray(run(process)), np.asarray(run(LearnedSchedule(-7.0, 4.0, wild)))
     for logsnr in (straight, moved):
         np.testing.assert_allclose(logsnr[[0, -1]], [7.0, -4.0], rtol=1e-9)
         assert np.all(np.diff(logsnr) < 0)
@@ -408,7 +415,7 @@ def test_sliced_score_matching_of_a_gaussian(variance_reduced):
     # the score -x/a of N(0, s²): -d/a + d·s²/(2·a²), least at a = s²
     n, dim, s2 = 40_000, 3, 0.49
     with precision(64):
-        x = jnp.asarray(gaussian(0.0, np.sqrt(s2), dim=dim).draw(n))
+        x = gaussian(0.0, np.sqrt(s2), dim=dim).draw(n)
 
         @functools.partial(jax.jit, static_argnums=2)
         def run(a, keys, slices):
@@ -435,44 +442,50 @@ def test_sliced_score_matching_of_a_gaussian(variance_reduced):
 def test_sliced_score_matching_of_a_turned_gaussian_by_its_energy():
     # E = ½·x·P·x with P of off-diagonal terms, in x ~ N(0, 1): the trace of P and of P² are what counts
     n = 20_000
-    half = jnp.asarray([[1.0, 0.0], [0.6, 0.8]])
-    p = half @ half.T
-    x, keys = jax.random.normal(jax.random.key(4), (n, 2)), keys_of(n)
+    half = np.float32([[1.0, 0.0], [0.6, 0.8]])
+    p, x = half @ half.T, np.random.default_rng(4).standard_normal((n, 2)).astype(np.float32)
     score = losses.energy_score(lambda x: 0.5 * jnp.sum((x @ p) * x, axis=-1))
-    run = jax.jit(lambda x, keys: [losses.sliced_score_matching(score, x, keys, 2, vr) for vr in (False, True)])
+
+    @jax.jit
+    def run(x, seeds):
+        keys = jax.random.wrap_key_data(seeds)
+        return [losses.sliced_score_matching(score, x, keys, 2, reduced) for reduced in (False, True)]
+
     exact = -np.trace(p) + 0.5 * np.trace(p @ p)
-    sliced, reduced = (np.asarray(value) for value in run(x, keys))
+    seeds = np.asarray(jax.random.key_data(keys_of(n)))
+    sliced, reduced = jax.device_get(run(x, seeds))
     for found in (sliced, reduced):
         assert found.dtype == np.float32
         assert abs(found.mean() - exact) < 4 * found.std() / np.sqrt(n)
     assert reduced.var() < sliced.var()
-    alone = run(x[3:5], keys[3:5])
-    np.testing.assert_allclose(alone[0], sliced[3:5], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(run(x[3:5], seeds[3:5])[0], sliced[3:5], rtol=1e-4, atol=1e-5)
 
 
 def test_sliced_score_matching_refuses_what_cannot_be_meant():
-    x = jnp.ones((4, 2))
+    x, keys = np.ones((4, 2), np.float32), keys_of(4)
     with pytest.raises(ValueError, match="one key an example"):
         losses.sliced_score_matching(lambda x: -x, x, jax.random.key(0))
     with pytest.raises(ValueError, match="n=0 projections"):
-        losses.sliced_score_matching(lambda x: -x, x, keys_of(4), 0)
+        losses.sliced_score_matching(lambda x: -x, x, keys, 0)
     with pytest.raises(ValueError, match=r"score has shape \(4,\)"):
-        losses.sliced_score_matching(lambda x: x.sum(1), x, keys_of(4))
+        jax.eval_shape(lambda: losses.sliced_score_matching(lambda x: x.sum(1), x, keys))
 
 
 def test_uncertainty_is_least_at_the_log_of_the_mean_loss():
-    loss = jnp.asarray([0.1, 0.4, 2.0, 0.02])
-    best = jnp.log(jnp.mean(loss))
-    value = jax.jit(lambda u: jnp.mean(losses.uncertainty(loss, jnp.full_like(loss, 1.0) * u)))
-    assert float(jax.grad(value)(best)) == pytest.approx(0.0, abs=1e-6)
-    assert value(best) == pytest.approx(1.0 + float(best), rel=1e-6)
-    assert value(best) < min(value(best - 0.1), value(best + 0.1))
+    loss = np.float32([0.1, 0.4, 2.0, 0.02])
+    best = np.log(np.mean(loss))
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=(0, 1))
+    def run(u, scale):
+        return jnp.mean(losses.uncertainty(scale * loss, jnp.full_like(loss, 1.0) * u))
+
+    (value, (slope, of_scale)), (below, _), (above, _) = (run(best + off, 1.0) for off in np.float32([0.0, -0.1, 0.1]))
+    assert float(slope) == pytest.approx(0.0, abs=1e-6)
+    assert float(value) == pytest.approx(1.0 + float(best), rel=1e-6)
+    assert float(value) < min(float(below), float(above))
     # there the gradient of a level's loss is that of the logarithm of its mean
-    np.testing.assert_allclose(jax.grad(lambda c: value_of(c, loss, best))(1.0), 1.0, rtol=1e-6)
-
-
-def value_of(scale, loss, u):
-    return jnp.mean(losses.uncertainty(scale * loss, jnp.full_like(loss, 1.0) * u))
+    np.testing.assert_allclose(of_scale, 1.0, rtol=1e-6)
 
 
 @jax.jit

@@ -1,6 +1,7 @@
 """Muon against the singular value decomposition, on all shapes of kernels."""
 
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,17 +17,26 @@ from diffax.models import DiT, UNet, init
 from diffax.optimizers import muon, newton_schulz
 
 RATE, BETA = 0.01, 0.9
+MUON = muon(RATE, beta=BETA)
 
 
-def moved(gradients, params=None, **options):
+@partial(jax.jit, static_argnums=0)
+def stepped(tx, params, gradients):
+    """The parameters after these gradients, stacked, one after the other."""
+
+    def step(carry, gradient):
+        params, state = carry
+        updates, state = tx.update(gradient, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    return jax.lax.scan(step, (params, tx.init(params)), gradients)[0][0]
+
+
+def moved(gradients, params=None, tx=MUON):
     """The sum of the updates of these gradients, one after the other."""
-    tx = muon(RATE, beta=BETA, **options)
-    params = jax.tree.map(jnp.zeros_like, gradients[0]) if params is None else params
-    state, start = tx.init(params), params
-    for gradient in gradients:
-        updates, state = jax.jit(tx.update)(gradient, state, params)
-        params = jax.jit(optax.apply_updates)(params, updates)
-    return jax.tree.map(lambda a, b: np.asarray(a - b), params, start)
+    start = jax.tree.map(np.zeros_like, gradients[0]) if params is None else jax.device_get(params)
+    end = stepped(tx, start, jax.tree.map(lambda *each: np.stack(each), *gradients))
+    return jax.tree.map(lambda a, b: np.asarray(a) - b, end, start)
 
 
 @pytest.mark.parametrize("shape", [(6, 4), (4, 6), (3, 3, 2, 5)])
@@ -51,11 +61,11 @@ def test_newton_schulz_is_its_iteration_down_to_small_singular_values():
     for _ in range(5):
         gram = x.swapaxes(1, 2) @ x
         x = 3.4445 * x - 4.7750 * x @ gram + 2.0315 * x @ gram @ gram
-    np.testing.assert_allclose(newton_schulz(jnp.asarray(given, jnp.float32)), x, atol=2e-3)
+    np.testing.assert_allclose(jax.jit(newton_schulz)(given.astype(np.float32)), x, atol=2e-3)
 
 
 def test_momentum_with_nesterovs_step():
-    first, second = normal(0, (5, 4)), normal(1, (5, 4))
+    first, second = (normal(i, (5, 4)) for i in range(2))
     both = moved([{"kernel": first}, {"kernel": second}])["kernel"]
     # the mean of two gradients, looked ahead once more, with the bias corrections of arXiv:1412.6980
     mean = (1 - BETA) * (BETA * first + second)
@@ -84,31 +94,27 @@ def test_layers_of_a_scan_are_matrices_each(shape):
     ],
 )
 def test_a_kernel_whose_rows_its_shape_does_not_tell_is_named(module, shape, options):
-    params = {"encoder": {module: {"kernel": jnp.zeros(shape), "bias": jnp.zeros((2, 2, 2))}}}
+    params = {"encoder": {module: {"kernel": np.zeros(shape), "bias": np.zeros((2, 2, 2))}}}
     with pytest.raises(ValueError, match=re.escape(f"muon: encoder/{module}/kernel of shape {shape} is no kernel of")):
         muon(RATE, **options).init(params)
-    told = {"encoder": {"layers": {"kernel": jnp.zeros((2, 8, 4))}}}
-    muon(RATE, scanned=["layers"]).init(told)
+    told = {"encoder": {"layers": {"kernel": np.zeros((2, 8, 4))}}}
+    jax.eval_shape(muon(RATE, scanned=["layers"]).init, told)
 
 
 def test_what_is_no_kernel_moves_as_with_adam():
     gradients = [{"bias": normal(i, (4,)), "embedding": normal(i + 9, (5, 4))} for i in range(3)]
-    params = jax.tree.map(lambda g: jnp.zeros(g.shape), gradients[0])
-    update, tx = moved(gradients, rest=0.5), optax.adam(0.5 * RATE, nesterov=True)
-    state = tx.init(params)
-    for gradient in gradients:
-        updates, state = tx.update(gradient, state)
-        params = optax.apply_updates(params, updates)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), update, params)
+    those = muon(RATE, beta=BETA, rest=0.5), optax.adam(0.5 * RATE, nesterov=True)
+    update, expected = (moved(gradients, tx=tx) for tx in those)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), update, expected)
 
 
 def test_weight_decay_shrinks_what_the_mask_chooses():
-    params = {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4), "embedding": jnp.ones((2, 4))}
-    still = jax.tree.map(jnp.zeros_like, params)
+    params = {name: np.ones(shape, np.float32) for name, shape in dict(kernel=(3, 4), bias=4, embedding=(2, 4)).items()}
+    still = jax.tree.map(np.zeros_like, params)
     config = configs.load(f"{ROOT}/experiments/toy_mixture.py")
     config["optimizer"] = dict(name="muon", weight_decay=0.5, learning_rate=RATE)
     tx = build.optimizer(configs.complete(config))
-    updates, _ = jax.jit(tx.update)(still, tx.init(params), params)
+    updates = jax.device_get(jax.jit(lambda still, params: tx.update(still, tx.init(params), params)[0])(still, params))
     np.testing.assert_allclose(updates["kernel"], -0.5 * RATE, rtol=1e-5)
     np.testing.assert_allclose(updates["embedding"], -0.5 * RATE, rtol=1e-5)
     assert not updates["bias"].any()

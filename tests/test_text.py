@@ -1,5 +1,6 @@
 """Text: tokens and back, networks that read, samples of prompts from the command line, and what is refused."""
 
+import functools
 import json
 import shutil
 
@@ -92,22 +93,36 @@ def told():
     return {"label": rng.integers(0, 5, N, np.int32), "text": text, "text_mask": np.ones((N, 2), bool)}
 
 
-@pytest.mark.parametrize(("together", "each"), [(0.0, 0.0), (0.3, 0.0), (0.0, 0.2), (0.1, 0.2), (1.0, 0.0)])
+SHARES = [(0.0, 0.0), (0.3, 0.0), (0.0, 0.2), (0.1, 0.2), (1.0, 0.0)]
+
+
+@functools.cache
+def left():
+    """What is left of all examples' conditions, and of example 7's alone, for each of `SHARES`: in one program."""
+
+    @jax.jit
+    def everything(cond, keys):
+        both = (cond, keys), jax.tree.map(lambda a: a[7:8], (cond, keys))
+        return [[conditions.drop(cond, NULLS, keys, *shares) for cond, keys in both] for shares in SHARES]
+
+    found = everything(told(), jax.random.split(KEY, N))
+    return dict(zip(SHARES, jax.tree.map(np.asarray, found), strict=True))
+
+
+@pytest.mark.parametrize(("together", "each"), SHARES)
 def test_conditions_are_dropped_together_and_each_on_its_own(together, each):
-    cond, keys = told(), jax.random.split(KEY, N)
-    found = jax.jit(lambda cond, keys: conditions.drop(cond, NULLS, keys, together, each))(cond, keys)
-    no_label, no_text = np.asarray(found["label"]) == 5, ~np.asarray(found["text_mask"]).any(1)
+    cond, (found, alone) = told(), left()[together, each]
+    no_label, no_text = found["label"] == 5, ~found["text_mask"].any(1)
     assert conditions.kinds(cond) == ["label", "text"]
     np.testing.assert_array_equal(found["label"][~no_label], cond["label"][~no_label])
     np.testing.assert_array_equal(found["text"][~no_text], cond["text"][~no_text])
-    assert not np.asarray(found["text"])[no_text].any() and np.asarray(found["text_mask"])[~no_text].all()
+    assert not found["text"][no_text].any() and found["text_mask"][~no_text].all()
     share = together + (1 - together) * each
     for dropped in (no_label, no_text):
         assert abs(dropped.mean() - share) <= 4.5 * np.sqrt(share * (1 - share) / N)
     both = together + (1 - together) * each**2
     assert abs((no_label & no_text).mean() - both) <= 4.5 * np.sqrt(both * (1 - both) / N)
-    alone = conditions.drop(jax.tree.map(lambda a: a[7:8], cond), NULLS, keys[7:8], together, each)
-    np.testing.assert_array_equal(alone["label"][0], found["label"][7])
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[0], b[7]), alone, found)
 
 
 # Networks
@@ -119,9 +134,9 @@ def reading(text, **options):
 
 
 def reading_of(network, params, cond, seed=0):
-    x = jnp.asarray(np.random.default_rng(seed).standard_normal((1, 8, 8, 3)), jnp.float32)
-    x = jnp.broadcast_to(x, (len(cond["text"]), 8, 8, 3))
-    return np.asarray(run(network, params, x, jnp.full(len(x), 3.0), cond))
+    x = np.random.default_rng(seed).standard_normal((1, 8, 8, 3)).astype(np.float32)
+    x = np.broadcast_to(x, (len(cond["text"]), 8, 8, 3))
+    return run(network, params, x, np.full(len(x), 3, np.float32), cond)
 
 
 @pytest.mark.slow
@@ -194,24 +209,24 @@ def test_a_text_transformer_that_cannot_be_is_named_by_its_field():
 def test_embeddings_of_another_encoder_and_the_null_among_them():
     network = reading(TextEmbeddings(width=8))
     rng = np.random.default_rng(0)
-    mask = jnp.asarray([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]], bool)  # the last one says nothing
-    cond = {"text": jnp.asarray(rng.standard_normal((3, 4, 6)), jnp.float32), "text_mask": mask}
-    arguments = [jnp.zeros((3, 8, 8, 3)), jnp.zeros(3), cond]
+    mask = np.asarray([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]], bool)  # the last one says nothing
+    cond = {"text": rng.standard_normal((3, 4, 6)).astype(np.float32), "text_mask": mask}
+    arguments = [np.zeros((3, 8, 8, 3), np.float32), np.zeros(3, np.float32), cond]
     params = init(network, KEY, *arguments)
     params = stirred(params)
     y = reading_of(network, params, cond)
-    masked = {**cond, "text": jnp.where(cond["text_mask"][..., None], cond["text"], jnp.nan)}
+    masked = {**cond, "text": np.where(mask[..., None], cond["text"], np.float32(np.nan))}
     np.testing.assert_allclose(reading_of(network, params, masked), y, rtol=1e-5)
     assert np.isfinite(y).all() and np.abs(y[0] - y[1]).max() > 1e-3
-    tokens = {"text": jnp.ones((3, 4), jnp.int32)}
+    tokens = {"text": np.ones((3, 4), np.int32)}
     with pytest.raises(ValueError, match="text: int32 is not allowed, expected embeddings"):
         jax.eval_shape(network.init, KEY, *arguments[:2], tokens)
 
 
 def test_a_token_out_of_range_gives_nan_in_its_row_alone():
     network = reading(TextTransformer(9, width=8, layers=1, head_dim=4))
-    x, c = jnp.zeros((3, 8, 8, 3)), jnp.zeros(3)
-    text = jnp.asarray([[1, 9, 0], [1, 8, 0], [1, -1, 0]])
+    x, c = np.zeros((3, 8, 8, 3), np.float32), np.zeros(3, np.float32)
+    text = np.asarray([[1, 9, 0], [1, 8, 0], [1, -1, 0]], np.int32)
     params = init(network, KEY, x, c, {"text": text})
     y = reading_of(network, jax.tree.map(lambda p: np.asarray(p) + np.float32(0.1), params), {"text": text})
     np.testing.assert_array_equal(np.isnan(y).any((1, 2, 3)), [True, False, True])
@@ -220,21 +235,20 @@ def test_a_token_out_of_range_gives_nan_in_its_row_alone():
 def test_an_image_or_a_vector_that_is_not_there_may_be_anything():
     network = UNet(channels=8, multipliers=(1,), blocks=1, attention=(), groups=4, vectors=("clip",), image=True)
     rng = np.random.default_rng(0)
-    image, clip = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((2, 4, 4, 1), (2, 5)))
-    given = jnp.asarray([True, False])
+    image, clip, x = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 4, 4, 1), (2, 5), (2, 8, 8, 3)))
+    given, c = np.asarray([True, False]), np.zeros(2, np.float32)
     cond = {"image": image, "image_mask": given, "clip": clip, "clip_mask": given}
-    x, c = jnp.asarray(rng.standard_normal((2, 8, 8, 3)), jnp.float32), jnp.zeros(2)
     params = init(network, KEY, x, c, cond)
     params = stirred(params)
-    apply = jax.jit(network.apply)
-    y = np.asarray(apply({"params": params}, x, c, cond))
+    answer = lambda cond: run(network, params, x, c, cond)  # noqa: E731
+    y = answer(cond)
     for name in ("image", "clip"):
-        other = {**cond, name: cond[name].at[1].set(jnp.nan)}
-        np.testing.assert_allclose(apply({"params": params}, x, c, other), y, rtol=1e-5)
-        other = {**cond, name: cond[name].at[0].add(1.0)}
-        assert np.abs(apply({"params": params}, x, c, other)[0] - y[0]).max() > 1e-3
+        second_gone, first_other = cond[name].copy(), cond[name].copy()
+        second_gone[1], first_other[0] = np.nan, first_other[0] + 1
+        np.testing.assert_allclose(answer({**cond, name: second_gone}), y, rtol=1e-5)
+        assert np.abs(answer({**cond, name: first_other})[0] - y[0]).max() > 1e-3
     whole = {"image": image, "clip": clip}  # without masks all are there
-    np.testing.assert_allclose(apply({"params": params}, x, c, whole)[0], y[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(answer(whole)[0], y[0], rtol=1e-4, atol=1e-5)
 
 
 # The command line
