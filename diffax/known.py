@@ -10,7 +10,7 @@ def numbers(value) -> list | None:
     leaves = jax.tree.leaves(value)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
         return None
-    flat = (leaf.ravel().tolist() if hasattr(leaf, "ravel") else [leaf] for leaf in jax.device_get(leaves))
+    flat = (leaf.ravel().tolist() if hasattr(leaf, "tolist") else [leaf] for leaf in jax.device_get(leaves))
     return [number for part in flat for number in part]
 
 
@@ -34,9 +34,20 @@ def check(allowed, remedy: str, **values) -> None:
         raise ValueError(f"{named}: {remedy}")
 
 
-def check_positive(what: str, **values) -> None:
-    """Refuses values that are not positive and finite, and tells what they are."""
-    check(lambda value: 0 < value < math.inf, f"{what} is positive and finite", **values)
+def check_number(allowed, remedy: str, **values) -> None:
+    """`check`, which also refuses what is no number, such as an empty tree."""
+    values = {name: value if jax.tree.leaves(value) else str(value) for name, value in values.items()}
+    check(lambda *row: all(isinstance(number, (int, float)) for number in row) and allowed(*row), remedy, **values)
+
+
+def check_fields(allowed, remedy: str, **values) -> None:
+    """`check` for the fields of a pytree, which may be of anything: axes, shardings, names, arrays of any shape.
+
+    Only Python's numbers are looked at, and only with a float among them: `vmap`'s in_axes are integers, or None.
+    """
+    numbers = [isinstance(value, (int, float)) for value in values.values()]
+    if all(numbers) and any(isinstance(value, float) for value in values.values()):
+        check(allowed, remedy, **values)
 
 
 def check_scale(scale) -> None:

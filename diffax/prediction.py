@@ -4,6 +4,7 @@ A network's output is y = a·x0 + b·eps with (a, b) a function of (process, t).
 parameterization apart from another: targets, the way back to x0 and every loss weighting follow from it.
 """
 
+import math
 from collections.abc import Callable
 from typing import Annotated, NamedTuple
 
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffax.batch import expand
-from diffax.known import check_positive
+from diffax.known import check_number
 from diffax.process import Process
 
 Apply = Callable[[Array, Array], Array]  # (x_in [batch, *data], c_noise [batch]) -> y [batch, *data]
@@ -96,7 +97,7 @@ def edm(sigma_data: float = 0.5, c_noise: Coefficient = quarter_log_nsr) -> Pred
     Raises:
         ValueError: a sigma_data that is not positive.
     """
-    check_positive("a standard deviation", sigma_data=sigma_data)
+    check_number(lambda sd: 0 < sd < math.inf, "a standard deviation is positive and finite", sigma_data=sigma_data)
 
     def target(process, t):
         # (1 - c_skip)/c_out = nsr/(sd·r) and c_skip·nsr/c_out = sd/r, with r = √(nsr² + sd²)

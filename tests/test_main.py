@@ -152,7 +152,7 @@ def test_a_dry_run_prints_and_compiles_nothing_big(tmp_path):
             (TOY, "--workdir=@", "--config.eval.reference=1", "--config.eval.metrics=classifier_agreement"),
             "eval.reference: 1 is not allowed, 'classifier_agreement' needs at least 2",
         ),
-        ((TOY, "--workdir=@", "--config.loss.time.name=discrete"), "loss.time: discrete(n=None) needs n of at least 2"),
+        ((TOY, "--workdir=@", "--config.loss.time.name=discrete"), "loss.time: discrete() needs n of at least 2"),
         (
             (TOY, "--workdir=@", "--config.sample.grid.lo=300"),
             "sample.grid.lo: 300.0 is not allowed, expected less than sample.grid.hi, which is 200.0",
@@ -429,7 +429,15 @@ OWN = """
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from diffax import prediction
 from diffax.data import Dataset
+
+def x_t():
+    one, timestep = prediction.one, prediction.timestep
+    return prediction.Prediction(lambda process, t: (process.alpha(t), process.sigma(t)), one, timestep)
+
+def difference():
+    return prediction.Prediction(lambda process, t: (-jnp.ones_like(t), 1.0), prediction.one, prediction.timestep)
 
 def grid(side: int = 4) -> Dataset:
     points = [dict(x0=np.array([i, j], np.float32) / side) for i in range(side) for j in range(side)]
@@ -524,7 +532,8 @@ def own_parts(tmp_path, monkeypatch):
 
 def test_a_sampler_without_a_trajectory_gives_no_strip(own_parts):
     args, folder = own_parts
-    assert launch(*args, "--config.sample.sampler.name=own_bits:plain").code == 0
+    options = ("sample.sampler.name=own_bits:plain", "prediction.name=own_bits:difference")
+    assert launch(*args, *(f"--config.{option}" for option in options)).code == 0
     assert (folder / "eval_00000002.json").exists() and not list(folder.glob("samples/strip*"))
 
 
@@ -545,6 +554,10 @@ def test_a_card_that_cannot_be_read_is_made_again(own_parts):
         (
             "sample.sampler.name=own_bits:fewer",
             "'own_bits:fewer' makes samples of shape (1, 2) of noise of shape (2, 2)",
+        ),
+        (
+            "prediction.name=own_bits:x_t",
+            "'own_bits:x_t' has y = a·x0 + b·eps with alpha·b - sigma·a of 0, or not finite",
         ),
         ("sample.sampler.order=7 sample.sampler.name=unipc", "sample.sampler: unipc: order=7 is not allowed"),
         ("sample.guidance.scale=3", "sample.guidance.scale: 3.0 changes nothing, the network is told no condition"),

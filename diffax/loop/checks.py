@@ -35,6 +35,7 @@ def experiment(config: Mapping, training: bool = False) -> build.Experiment:
         evaluation(built)
     if config["eval"]["likelihood"]["examples"]:
         likelihoods.held_out(built)
+    _check_row(built)
     _check_times(built)
     _check_objective(built)
     _check_sampler(built)
@@ -185,6 +186,20 @@ def _check_objective(experiment):
     if config["learn_process"] and objective in (losses.denoising_loss, losses.hybrid_loss, losses.vlb_loss):
         raise ValueError(f"loss.learn_process: True needs a whole bound, vdm_loss; {name} would be least without noise")
     build.loss(experiment, sampling.network_apply(experiment.network))
+
+
+def _check_row(experiment):
+    """Of the library's own rows x0 can be had; of y = x_t, say, it cannot, and all training would be in vain."""
+    name, process = experiment.config["prediction"]["name"], experiment.process
+    if ":" not in name:
+        return
+    t = np.linspace(process.t_min, process.t_max, 5, dtype=np.float32)
+    a, b = experiment.prediction.target(process, t)
+    determinant = np.broadcast_to(process.alpha(t) * b - process.sigma(t) * a, t.shape)
+    lost = t[~np.isfinite(determinant) | (determinant == 0)]
+    if lost.size:
+        told = f"{name!r} has y = a·x0 + b·eps with alpha·b - sigma·a of 0, or not finite, at t = {lost[0]:g}"
+        raise ValueError(f"prediction.name: {told}: x0 cannot be had of y; give another row")
 
 
 def _check_times(experiment):

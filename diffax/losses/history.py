@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffax.known import check_number
 from diffax.process import pytree
 
 
@@ -47,7 +48,11 @@ def time_probabilities(history: LossHistory, uniform: float = 0.001) -> Array:
     Args:
         uniform: share of the draws that is even still, so that a timestep whose loss was 0 is seen again; that of the
             paper's code.
+
+    Raises:
+        ValueError: a `uniform` that is no share.
     """
+    check_number(lambda share: 0 <= share <= 1, "it is a share of the draws; give a number in [0, 1]", uniform=uniform)
     steps, length = history.losses.shape
     root = jnp.sqrt(jnp.mean(history.losses**2, axis=1))
     total = jnp.sum(root)

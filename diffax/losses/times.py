@@ -3,13 +3,14 @@
 Each raises a ValueError where a number of its own cannot be meant.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffax.known import check_positive
+from diffax.known import check_number
 from diffax.process import Process
 
 TimeSampler = Callable[[Process, Array], Array]  # (process, keys [batch]) -> t [batch]
@@ -36,7 +37,7 @@ def lognormal(mean: float = -1.2, std: float = 1.2, stratified: bool = False) ->
     Args:
         stratified: the batch's i-th example in the i-th of `batch` equally likely parts, as in `stratified`.
     """
-    check_positive("a standard deviation", std=std)
+    _check_normal(mean, std)
     return lambda process, keys: process.time(jnp.exp(mean + std * _normals(keys, stratified)))
 
 
@@ -46,7 +47,7 @@ def logit_normal(mean: float = 0.0, std: float = 1.0, stratified: bool = False) 
     Args:
         stratified: as of `lognormal`.
     """
-    check_positive("a standard deviation", std=std)
+    _check_normal(mean, std)
     return lambda process, keys: _spread(process, jax.nn.sigmoid(mean + std * _normals(keys, stratified)))
 
 
@@ -57,20 +58,28 @@ def discrete(n: int | None = None) -> TimeSampler:
         n: the number of times; None takes the process's own `steps`.
 
     Raises:
-        ValueError: no n, and a process in continuous time.
+        ValueError: n below 2; no n, and a process in continuous time.
     """
+    if n is not None:
+        check_number(lambda n: n >= 2 and n % 1 == 0, "give an integer, 2 or more", n=n)
 
     def sample(process, keys):
-        count = getattr(process, "steps", None) if n is None else n
-        if count is None or count < 2:
+        count = n if n is not None else getattr(process, "steps", None)
+        if n is None and (count is None or count < 2):
+            own = "no steps" if count is None else f"{count} step"
             raise ValueError(
-                f"discrete(n={n}) needs n of at least 2 for {type(process).__name__}, which has no steps of its own"
+                f"discrete() needs n of at least 2 for {type(process).__name__}, which has {own} of its own"
             )
         i = jax.vmap(lambda key: jax.random.randint(key, (), 0, count))(keys)
         gap = (process.t_max - process.t_min) / (count - 1)  # 1 for a DDPM: its t are whole numbers
         return process.t_min + gap * i.astype(jnp.result_type(float))
 
     return sample
+
+
+def _check_normal(mean, std):
+    allowed = "give a finite mean, and a standard deviation of 0 or more"
+    check_number(lambda mean, std: math.isfinite(mean) and 0 <= std < math.inf, allowed, mean=mean, std=std)
 
 
 def _spread(process, u):

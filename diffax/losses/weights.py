@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffax.known import check, check_positive
+from diffax.known import check_number
 from diffax.prediction import Prediction
 from diffax.process import Process
 
@@ -67,7 +67,7 @@ def elbo() -> Weight:
 
 def min_snr(gamma: float = 5.0) -> Weight:
     """min(snr, gamma) on the squared error of x0, arXiv:2303.09556, Eq. 9."""
-    check(lambda gamma: gamma > 0, "the largest weight is positive", gamma=gamma)
+    check_number(lambda gamma: gamma > 0, "the largest weight is positive", gamma=gamma)
 
     def weight(process, prediction, t):
         snr = process.nsr(t) ** -2
@@ -78,7 +78,7 @@ def min_snr(gamma: float = 5.0) -> Weight:
 
 def soft_min_snr(gamma: float = 4.0) -> Weight:
     """snr·gamma/(snr + gamma) on the squared error of x0, arXiv:2401.11605: `min_snr` without its kink."""
-    check(lambda gamma: gamma > 0, "the largest weight is positive", gamma=gamma)
+    check_number(lambda gamma: gamma > 0, "the largest weight is positive", gamma=gamma)
 
     def weight(process, prediction, t):
         return _x0_error_per_y_error(process, prediction, t) / (process.nsr(t) ** 2 + 1.0 / gamma)
@@ -88,7 +88,7 @@ def soft_min_snr(gamma: float = 4.0) -> Weight:
 
 def p2(k: float = 1.0, gamma: float = 1.0) -> Weight:
     """1/(k + snr)^gamma on the squared error of eps, arXiv:2204.00227, Eq. 8."""
-    check(lambda k: 0 <= k < math.inf, "what is added to snr is 0 or more", k=k)
+    check_number(lambda *both: all(0 <= one < math.inf for one in both), "give 0 or more, finite", k=k, gamma=gamma)
 
     def weight(process, prediction, t):
         snr = process.nsr(t) ** -2
@@ -99,7 +99,7 @@ def p2(k: float = 1.0, gamma: float = 1.0) -> Weight:
 
 def edm(sigma_data: float = 0.5) -> Weight:
     """(nsr² + sd²)/(nsr·sd)² on the squared error of x0, arXiv:2206.00364, Table 1: 1 on y of `prediction.edm`."""
-    check_positive("a standard deviation", sigma_data=sigma_data)
+    check_number(lambda sd: 0 < sd < math.inf, "a standard deviation is positive and finite", sigma_data=sigma_data)
 
     def weight(process, prediction, t):
         nsr = process.nsr(t)
@@ -113,6 +113,7 @@ def sigmoid(bias: float = 0.0) -> Weight:
 
     Like the bound, its mean over uniform times does not depend on the schedule between its ends.
     """
+    check_number(math.isfinite, "every weight would be 0, or as in the bound; give a finite number", bias=bias)
 
     def weight(process, prediction, t):
         w = jax.nn.sigmoid(bias - process.logsnr(t))

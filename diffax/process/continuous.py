@@ -1,13 +1,13 @@
 """Continuous-time processes of the literature: variance-preserving and -exploding SDEs, cosine, EDM, flow matching.
 
-Each raises a ValueError where a number that it is made of cannot be meant; what is traced passes.
+Each raises a ValueError where a float that it is made of cannot be meant; arrays and what is traced pass.
 """
 
 import math
 
 import jax.numpy as jnp
 
-from diffax.known import check
+from diffax.known import check_fields
 from diffax.process.gaussian import Process, pytree
 
 
@@ -17,12 +17,12 @@ def _beta_integral(t, beta_min, beta_max):
 
 def _check_betas(beta_min, beta_max):
     allowed = "noise is added, not removed; give a beta_min of 0 or more and a positive beta_max, both finite"
-    check(lambda lo, hi: 0 <= lo < math.inf and 0 < hi < math.inf, allowed, beta_min=beta_min, beta_max=beta_max)
+    check_fields(lambda lo, hi: 0 <= lo < math.inf and 0 < hi < math.inf, allowed, beta_min=beta_min, beta_max=beta_max)
 
 
 def _check_levels(sigma_min, sigma_max):
     allowed = "give a positive level, and a larger finite one"
-    check(lambda lo, hi: 0 < lo < hi < math.inf, allowed, sigma_min=sigma_min, sigma_max=sigma_max)
+    check_fields(lambda lo, hi: 0 < lo < hi < math.inf, allowed, sigma_min=sigma_min, sigma_max=sigma_max)
 
 
 def _beta_time(integral, beta_min, beta_max):
@@ -168,7 +168,7 @@ class Cosine(Process):
     s: float = 0.008
 
     def __post_init__(self):
-        check(lambda s: 0 <= s < math.inf, "give 0 or more", s=self.s)
+        check_fields(lambda s: 0 <= s < math.inf, "give 0 or more", s=self.s)
 
     @property
     def t_min(self):

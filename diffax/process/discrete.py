@@ -29,12 +29,7 @@ class DDPM(Process):
     log_nsr: Array  # [T]
 
     def __init__(self, betas):
-        betas = np.asarray(betas, np.float64)
-        if betas.ndim != 1 or betas.size < 2:
-            raise ValueError(f"betas must be a vector of at least 2 values, got shape {betas.shape}")
-        if not np.all((betas > 0) & (betas <= 1)):
-            bad = betas[~((betas > 0) & (betas <= 1))][0]
-            raise ValueError(f"every beta must be in (0, 1], got {bad}")
+        betas = _checked(betas)
         # 1 - alpha² as a running sum of what each step removes: no cancellation at small t
         alpha2 = np.cumprod(1.0 - betas)
         noise = np.cumsum(np.concatenate([[1.0], alpha2[:-1]]) * betas)
@@ -78,6 +73,16 @@ class DDPM(Process):
         return jnp.asarray(t)
 
 
+def _checked(betas):
+    betas = np.asarray(betas, np.float64)
+    if betas.ndim != 1 or betas.size < 2:
+        raise ValueError(f"betas must be a vector of at least 2 values, got shape {betas.shape}")
+    if not np.all((betas > 0) & (betas <= 1)):
+        bad = betas[~((betas > 0) & (betas <= 1))][0]
+        raise ValueError(f"every beta must be in (0, 1], got {bad}")
+    return betas
+
+
 # each one program where it is called outside of any, in place of a dozen
 
 
@@ -119,8 +124,12 @@ def sigmoid_betas(n: int = 1000, start: float = 1e-4, end: float = 0.02) -> np.n
 
 
 def zero_terminal_snr(betas) -> np.ndarray:
-    """Rescales `betas` [n] to leave no signal after the last step, arXiv:2305.08891, Algorithm 1; float64."""
-    scale = np.sqrt(np.cumprod(1.0 - np.asarray(betas, np.float64)))
+    """Rescales `betas` [n] to leave no signal after the last step, arXiv:2305.08891, Algorithm 1; float64.
+
+    Raises:
+        ValueError: betas of another shape or range than those of `DDPM`.
+    """
+    scale = np.sqrt(np.cumprod(1.0 - _checked(betas)))
     scale = (scale - scale[-1]) * scale[0] / (scale[0] - scale[-1])
     alpha2 = scale**2
     return 1.0 - alpha2 / np.concatenate([[1.0], alpha2[:-1]])

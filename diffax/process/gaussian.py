@@ -8,13 +8,14 @@ Processes are pytrees whose leaves are their hyper-parameters: they pass through
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from diffax.batch import expand
-from diffax.known import check_positive
+from diffax.known import check_fields
 
 
 def pytree(cls):
@@ -111,7 +112,8 @@ class Shifted(Process):
     shift: float
 
     def __post_init__(self):
-        check_positive("what multiplies the noise-to-signal ratio", shift=self.shift)
+        allowed = "it multiplies the noise-to-signal ratio; give a positive number"
+        check_fields(lambda shift: 0 < shift < math.inf, allowed, shift=self.shift)
 
     @property
     def t_min(self):
