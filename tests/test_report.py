@@ -201,6 +201,15 @@ def test_progress_shows_the_last_state_when_stopped():
     assert lines[-2] == "a message" and lines[-1].startswith("image 40/1000  ")
 
 
+def test_a_step_that_was_waited_for_and_is_told_at_once_has_no_speed():
+    file, now = io.StringIO(), [0.0]
+    with progress(200, file=file, clock=lambda: now[0]) as bar:
+        for step, seconds in enumerate((10.0, 0.5, 0.001), 1):  # each read one late; when stopped, the last as well
+            now[0] += seconds
+            bar.update(step, 64)
+    assert [line.split("  ")[1] for line in file.getvalue().splitlines()[2:]] == ["128 images/s"] * 2
+
+
 def test_progress_bar_on_a_terminal_has_the_same_figures():
     file = Terminal()
     assert run(file) == pytest.approx(128.0)

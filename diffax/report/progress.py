@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TextIO
 
 _WINDOW = 30.0  # seconds that the speed is taken over
+_SHORTEST = 0.01  # seconds that tell a speed: a step read one late is followed at once by the one it waited for
 
 
 class Progress(NamedTuple):
@@ -94,16 +95,18 @@ class _Meter(NamedTuple):
 
 
 def _meter(total: int, clock: Callable[[], float]) -> _Meter:
-    begin, first, last, speeds = clock(), None, None, deque()
+    begin, first, last, measured, speeds = clock(), None, None, None, deque()
 
     def mark(done, images):
-        nonlocal first, last
-        now = (clock(), done, images)
-        if last and now[0] > last[0] and images > last[2]:
-            speeds.append((now[0], (images - last[2]) / (now[0] - last[0])))
-            while speeds[0][0] < now[0] - _WINDOW and len(speeds) > 5:
-                speeds.popleft()
-        first, last = first or now, now
+        nonlocal first, last, measured
+        now = last = (clock(), done, images)
+        first, measured = first or now, measured or now
+        if now[0] - measured[0] >= _SHORTEST:
+            if images > measured[2]:
+                speeds.append((now[0], (images - measured[2]) / (now[0] - measured[0])))
+            measured = now
+        while speeds and speeds[0][0] < now[0] - _WINDOW and len(speeds) > 5:
+            speeds.popleft()
 
     def rate():
         return statistics.median(speed for _, speed in speeds) if speeds else None
