@@ -35,19 +35,13 @@ def check(allowed, remedy: str, **values) -> None:
 
 
 def check_number(allowed, remedy: str, **values) -> None:
-    """`check`, which also refuses what is no number, such as an empty tree."""
-    values = {name: value if jax.tree.leaves(value) else str(value) for name, value in values.items()}
-    check(lambda *row: all(isinstance(number, (int, float)) for number in row) and allowed(*row), remedy, **values)
-
-
-def check_fields(allowed, remedy: str, **values) -> None:
-    """`check` for the fields of a pytree, which may be of anything: axes, shardings, names, arrays of any shape.
-
-    Only Python's numbers are looked at, and only with a float among them: `vmap`'s in_axes are integers, or None.
-    """
-    numbers = [isinstance(value, (int, float)) for value in values.values()]
-    if all(numbers) and any(isinstance(value, float) for value in values.values()):
-        check(allowed, remedy, **values)
+    """`check`, which also refuses what is neither a number nor an array of them."""
+    for name, value in values.items():
+        known = numbers(value)
+        one = jax.tree.structure(value) == jax.tree.structure(0)
+        if not one or (known is not None and not all(isinstance(number, (int, float)) for number in known)):
+            raise ValueError(f"{name}={value!r} is not a number: {remedy}")
+    check(allowed, remedy, **values)
 
 
 def check_scale(scale) -> None:

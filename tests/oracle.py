@@ -36,7 +36,6 @@ from diffax.process import (
     learned_schedule,
     linear_betas,
     pytree,
-    scaled_linear_betas,
     zero_terminal_snr,
 )
 
@@ -72,7 +71,7 @@ PROCESSES = {
     "flow": FlowMatching,
     "ddpm": lambda: DDPM(linear_betas()),
     "ddpm_cosine": lambda: DDPM(cosine_betas()),
-    "ddpm_zero_snr": lambda: DDPM(zero_terminal_snr(scaled_linear_betas())),
+    "ddpm_zero_snr": lambda: DDPM(zero_terminal_snr(linear_betas())),
     "shifted_flow": lambda: Shifted(FlowMatching(), 2.0),
     "shifted_ddpm": lambda: Shifted(DDPM(linear_betas()), 2.0),
     "learned": lambda: learned_schedule(3, -10.0, 6.0, steepness=20.0),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from diffax import DDPM, EDM, VE, VP, Cosine, FlowMatching, Shifted, SubVP, losses, prediction, zero_terminal_snr
+from diffax import DDPM, EDM, VE, VP, FlowMatching, SubVP, losses, prediction, zero_terminal_snr
 
 KEYS = jax.random.key(0)[None]
 
@@ -14,27 +14,20 @@ KEYS = jax.random.key(0)[None]
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: VP(beta_min=-1.0), "beta_min=-1.0, beta_max=20.0: noise is added, not removed"),
-        (lambda: VP(-1), "beta_min=-1, beta_max=20.0: noise is added, not removed"),
-        (lambda: VP(0.1, np.nan), "beta_max=nan: noise is added"),
-        (lambda: SubVP(beta_max=0.0), "beta_max=0.0: noise is added"),
-        (lambda: VE(sigma_min=60.0), "sigma_min=60.0, sigma_max=50.0: give a positive level, and a larger finite one"),
-        (lambda: EDM(0.0), "sigma_min=0.0, sigma_max=80.0: give a positive level"),
-        (lambda: EDM(sigma_max=np.inf), "sigma_max=inf: give a positive level"),
-        (lambda: Cosine(-0.1), "s=-0.1: give 0 or more"),
-        (lambda: Shifted(FlowMatching(), 0.0), "shift=0.0: it multiplies the noise-to-signal ratio; give a positive"),
         (lambda: zero_terminal_snr([0.1, -0.2]), r"every beta must be in \(0, 1\], got -0.2"),
         (lambda: zero_terminal_snr([0.1]), "at least 2 values"),
+        (lambda: zero_terminal_snr([1.0, 1.0]), "betas from 1.0 to 1.0 take no signal away, or all of it at once"),
         (lambda: DDPM([0.1, 2.0]), r"every beta must be in \(0, 1\], got 2.0"),
         (lambda: prediction.edm(0.0), "sigma_data=0.0: a standard deviation is positive"),
-        (lambda: prediction.edm("a"), "sigma_data=a: a standard deviation is positive"),
+        (lambda: prediction.edm("a"), "sigma_data='a' is not a number: a standard deviation is positive"),
+        (lambda: prediction.edm([0.5]), r"sigma_data=\[0.5\] is not a number"),
         (lambda: losses.edm(-0.5), "sigma_data=-0.5: a standard deviation is positive"),
         (lambda: losses.lognormal(0.0, -1.0), "mean=0.0, std=-1.0: give a finite mean, and a standard deviation of 0"),
         (lambda: losses.lognormal(np.nan), "mean=nan, std=1.2: give a finite mean"),
         (lambda: losses.logit_normal(std=np.nan), "mean=0.0, std=nan: give a finite mean"),
         (
             lambda: losses.lognormal(FlowMatching(), KEYS),
-            r"(?s)mean=FlowMatching\(.*give a finite mean",
+            r"mean=FlowMatching\(\) is not a number: give a finite mean",
         ),
         (lambda: losses.min_snr(-1.0), "gamma=-1.0: the largest weight is positive"),
         (lambda: losses.soft_min_snr(0.0), "gamma=0.0: the largest weight is positive"),
@@ -51,21 +44,21 @@ def test_what_cannot_be_meant_is_refused(make, message):
 
 
 def test_the_ends_of_what_can_be_meant_pass():
-    VP(0.0, 1e-6), VP(0, 1), Cosine(0.0), losses.min_snr(np.inf), losses.soft_min_snr(np.inf), losses.p2(0, 0)
+    losses.min_snr(np.inf), losses.soft_min_snr(np.inf), losses.p2(0, 0)
     losses.lognormal(0, 0), losses.discrete(np.int64(2)), losses.edm(jnp.float32(0.5)), prediction.edm(np.float32(0.5))
 
 
 def test_what_is_traced_passes():
-    found = jax.jit(jax.vmap(lambda lo: VE(lo, 1.0).nsr(0.0)))(np.asarray([0.1, 2.0], np.float32))
-    np.testing.assert_allclose(found, [0.1, 2.0], rtol=1e-6)
     jax.eval_shape(lambda std: losses.lognormal(0.0, std)(EDM(), KEYS), 1.0)
 
 
 @pytest.mark.parametrize("make", [VP, SubVP, VE, EDM])
 def test_a_process_may_hold_anything_that_a_pytree_may(make):
-    """Axes, names, shardings and shapes of its numbers, and arrays that are broadcast."""
+    """Axes, names, shardings and shapes of its numbers, tangents, and arrays that are broadcast."""
+    t = np.float32(0.5)
     both = make(np.float32([[0.1], [5.0]]), np.float32([[1.0, 2.0], [10.0, 20.0]]))
-    level = jax.vmap(lambda process: process.nsr(np.float32(0.5)), in_axes=(make(0, 0),))
+    level = jax.vmap(lambda process: process.nsr(t), in_axes=(make(0, 0),))
     assert level(both).shape == ((2,) if make is EDM else (2, 2))
+    assert np.isfinite(jax.jvp(lambda process: process.nsr(t), (make(0.1, 20.0),), (make(1.0, 0.0),))[1])
     for leaf in ("a", PartitionSpec(), jax.ShapeDtypeStruct((), np.float32)):
         assert jax.tree.leaves(make(leaf, leaf)) == [leaf, leaf]

@@ -436,6 +436,9 @@ def x_t():
     one, timestep = prediction.one, prediction.timestep
     return prediction.Prediction(lambda process, t: (process.alpha(t), process.sigma(t)), one, timestep)
 
+def alone():
+    return prediction.Prediction(lambda process, t: jnp.ones_like(t), prediction.one, prediction.timestep)
+
 def difference():
     return prediction.Prediction(lambda process, t: (-jnp.ones_like(t), 1.0), prediction.one, prediction.timestep)
 
@@ -558,6 +561,11 @@ def test_a_card_that_cannot_be_read_is_made_again(own_parts):
         (
             "prediction.name=own_bits:x_t",
             "'own_bits:x_t' has y = a·x0 + b·eps with alpha·b - sigma·a of 0, or not finite",
+        ),
+        ("prediction.name=own_bits:alone", "'own_bits:alone' has no row (a, b) at times t [batch]"),
+        (
+            "process.name=VE process.sigma_min=60",
+            "process.sigma_min: 60.0 is not allowed, expected less than",
         ),
         ("sample.sampler.order=7 sample.sampler.name=unipc", "sample.sampler: unipc: order=7 is not allowed"),
         ("sample.guidance.scale=3", "sample.guidance.scale: 3.0 changes nothing, the network is told no condition"),

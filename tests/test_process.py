@@ -291,6 +291,19 @@ def test_zero_terminal_snr():
     assert process.sigma(jnp.float32(999.0)) == 1.0
 
 
+@pytest.mark.parametrize(
+    "betas", [diffax.zero_terminal_snr(diffax.linear_betas()), diffax.linear_betas(4000)], ids=["zero_snr", "4000"]
+)
+def test_steps_without_signal_have_levels_that_float32_tells_apart(betas):
+    process, t = DDPM(betas), np.arange(len(betas), dtype=np.float32)
+    nsr, back = jax.device_get(jax.jit(lambda t: (process.nsr(t), process.time(process.nsr(t))))(t))
+    assert np.all(np.diff(nsr) > 0) and nsr[-1] == pytest.approx(4096.0, rel=1e-5)
+    np.testing.assert_allclose(back, t, atol=0.05)
+    alpha2 = np.cumprod(1 - betas)
+    there = alpha2 > 2.0**-21  # below that, their order matters alone
+    np.testing.assert_allclose(nsr[there] ** -2, alpha2[there] / (1 - alpha2[there]), rtol=1e-4)
+
+
 def test_between_indices_log_nsr_is_linear():
     with precision(64):
         process = DDPM(diffax.linear_betas(50))

@@ -53,6 +53,11 @@ def check_together(full: Mapping) -> None:
         else:
             _check_choice("eval.metrics", name, build.choices("metric"))
     guidance, grid = full["sample"]["guidance"], full["sample"]["grid"]
+    where, process = "process", full["process"]
+    while "process" in process:  # that of Shifted
+        where, process = f"{where}.process", process["process"]
+    if {"sigma_min", "sigma_max"} <= process.keys() and ":" not in process["name"]:
+        _check_less(f"{where}.sigma_min", process["sigma_min"], f"{where}.sigma_max", process["sigma_max"])
     if {"sigma_lo", "sigma_hi"} <= guidance.keys() and ":" not in guidance["name"]:
         _check_less("sample.guidance.sigma_lo", guidance["sigma_lo"], "sample.guidance.sigma_hi", guidance["sigma_hi"])
     one_level = grid.get("n") == 1 and grid.get("lo") == grid.get("hi")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from diffax import build, losses, metrics, parallel
@@ -193,12 +194,14 @@ def _check_row(experiment):
     name, process = experiment.config["prediction"]["name"], experiment.process
     if ":" not in name:
         return
-    t = np.linspace(process.t_min, process.t_max, 5, dtype=np.float32)
-    a, b = experiment.prediction.target(process, t)
-    determinant = np.broadcast_to(process.alpha(t) * b - process.sigma(t) * a, t.shape)
-    lost = t[~np.isfinite(determinant) | (determinant == 0)]
-    if lost.size:
-        told = f"{name!r} has y = a·x0 + b·eps with alpha·b - sigma·a of 0, or not finite, at t = {lost[0]:g}"
+    t = jnp.linspace(process.t_min, process.t_max, 5)[1:-1]  # at an end a process may have no noise, or nothing else
+    try:
+        a, b = experiment.prediction.target(process, t)
+        determinant = np.broadcast_to(process.alpha(t) * b - process.sigma(t) * a, t.shape)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"prediction.name: {name!r} has no row (a, b) at times t [batch]: {error}") from None
+    if not np.any(np.isfinite(determinant) & (determinant != 0)):
+        told = f"{name!r} has y = a·x0 + b·eps with alpha·b - sigma·a of 0, or not finite, whatever the time"
         raise ValueError(f"prediction.name: {told}: x0 cannot be had of y; give another row")
 
 

@@ -1,5 +1,6 @@
 """The discrete chain of DDPM and its beta tables, computed in float64 on the host."""
 
+import math
 from functools import partial
 
 import jax
@@ -20,7 +21,8 @@ class DDPM(Process):
 
     Args:
         betas: [T], T ≥ 2, each in (0, 1]. A last beta of 1 (zero terminal SNR) would make nsr infinite: alpha²
-            is kept above 2^-24, so the largest nsr is 4096.
+            is kept above 2^-24, so the largest nsr is 4096. Steps that would reach it before the last one come just
+            below, each 3e-4 in log nsr under the next: levels that float32 can tell apart.
 
     Raises:
         ValueError: betas of another shape or range.
@@ -33,10 +35,11 @@ class DDPM(Process):
         # 1 - alpha² as a running sum of what each step removes: no cancellation at small t
         alpha2 = np.cumprod(1.0 - betas)
         noise = np.cumsum(np.concatenate([[1.0], alpha2[:-1]]) * betas)
-        alpha2 = np.maximum(alpha2, 2.0**-24)
-        table = 0.5 * np.log(noise / alpha2)
-        if not np.all(np.diff(table) > 0):
+        if alpha2[-2] == 0:
             raise ValueError("betas leave no signal before their last step: use fewer or smaller ones")
+        table = 0.5 * np.log(noise / np.maximum(alpha2, 2.0**-24))
+        largest = 12 * math.log(2.0)  # of log nsr
+        table = np.minimum(table, largest - 3e-4 * np.arange(len(betas))[::-1])
         object.__setattr__(self, "log_nsr", jnp.asarray(table, jnp.result_type(float)))
 
     def __repr__(self):
@@ -127,9 +130,11 @@ def zero_terminal_snr(betas) -> np.ndarray:
     """Rescales `betas` [n] to leave no signal after the last step, arXiv:2305.08891, Algorithm 1; float64.
 
     Raises:
-        ValueError: betas of another shape or range than those of `DDPM`.
+        ValueError: betas of another shape or range than those of `DDPM`, or that take nothing away in float64.
     """
     scale = np.sqrt(np.cumprod(1.0 - _checked(betas)))
+    if not scale[0] > scale[-1]:
+        raise ValueError(f"betas from {betas[0]} to {betas[-1]} take no signal away, or all of it at once")
     scale = (scale - scale[-1]) * scale[0] / (scale[0] - scale[-1])
     alpha2 = scale**2
     return 1.0 - alpha2 / np.concatenate([[1.0], alpha2[:-1]])

@@ -8,14 +8,12 @@ Processes are pytrees whose leaves are their hyper-parameters: they pass through
 """
 
 import dataclasses
-import math
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from diffax.batch import expand
-from diffax.known import check_fields
 
 
 def pytree(cls):
@@ -110,10 +108,6 @@ class Shifted(Process):
 
     process: Process
     shift: float
-
-    def __post_init__(self):
-        allowed = "it multiplies the noise-to-signal ratio; give a positive number"
-        check_fields(lambda shift: 0 < shift < math.inf, allowed, shift=self.shift)
 
     @property
     def t_min(self):
