@@ -25,7 +25,7 @@ class DDPM(Process):
             below, each 3e-4 in log nsr under the next: levels that float32 can tell apart.
 
     Raises:
-        ValueError: betas of another shape or range.
+        ValueError: betas of another shape or range, or one of 1 before the last.
     """
 
     log_nsr: Array  # [T]
