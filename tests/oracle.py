@@ -246,17 +246,25 @@ def told_t(process, t):
     return t
 
 
+def with_slopes(process, x0, eps, x_t, t):
+    """All that an exact network's output can be made of, or the truth that it estimates."""
+    slopes = (jax.grad(lambda t, f=f: jnp.sum(f(t)))(t) for f in (process.alpha, process.sigma))
+    return Exact(x0, eps, x_t, *(expand(c, x_t) for c in (process.alpha(t), process.sigma(t), *slopes)))
+
+
 def exact_network(data, process, name):
     """(apply, prediction): the network that minimizes the expected loss of PREDICTIONS[name], by its definition."""
-    case = PREDICTIONS[name]
+    return network_of(data, process, PREDICTIONS[name])
+
+
+def network_of(data, process, case):
+    """The same of a parameterization that need not be in the list."""
     row = case.make(c_noise=told_t)
 
     def apply(x_in, t):
         x_t = x_in / expand(row.c_in(process, t), x_in)
-        alpha, sigma = process.alpha(t), process.sigma(t)
-        slopes = (jax.grad(lambda t, f=f: jnp.sum(f(t)))(t) for f in (process.alpha, process.sigma))
-        x0, eps = posterior(data, x_t, alpha, sigma)
-        return case.output(Exact(x0, eps, x_t, *(expand(c, x_t) for c in (alpha, sigma, *slopes))))
+        x0, eps = posterior(data, x_t, process.alpha(t), process.sigma(t))
+        return case.output(with_slopes(process, x0, eps, x_t, t))
 
     return apply, row
 

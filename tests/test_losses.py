@@ -14,22 +14,20 @@ from oracle import (
     PROCESSES,
     TIMES,
     WEIGHTS,
-    Exact,
+    Case,
     exact_network,
     gaussian,
     keys_of,
-    posterior,
+    network_of,
     posterior_mean,
     precision,
     strict,  # noqa: F401
-    told_t,
+    with_slopes,
 )
 
 from diffax import DDPM, EDM, VP, FlowMatching, denoiser, denoising_loss, linear_betas, losses, prediction
-from diffax.batch import expand
 
 DATA, DIM, BATCH = gaussian(0.2, 0.5, dim=3), 3, 4096
-
 
 QUICK = ("vp", "ve", "edm", "flow", "cosine", "ddpm")
 every_process = pytest.mark.parametrize("process_name", thinned(PROCESSES, *QUICK))
@@ -42,13 +40,6 @@ def every_weight(process, row, t):
     return jnp.stack([make()(process, row, t) for make, _ in WEIGHTS.values()])
 
 
-def with_slopes(process, x0, eps, x_t, t):
-    """All that an exact network's output can be made of, or the truth that it estimates."""
-    alpha, sigma = process.alpha(t), process.sigma(t)
-    slopes = (jax.grad(lambda t, f=f: jnp.sum(f(t)))(t) for f in (process.alpha, process.sigma))
-    return Exact(x0, eps, x_t, *(expand(c, x_t) for c in (alpha, sigma, *slopes)))
-
-
 def of_every_prediction(process, f):
     """f(exact network, its row, its formula) stacked: under `vmap` what they have in common is compiled once."""
     rows, formulas = zip(*((case.make(), case.output) for case in PREDICTIONS.values()))
@@ -58,13 +49,8 @@ def of_every_prediction(process, f):
             functools.partial(jax.lax.switch, i, functions)
             for functions in ([row.target for row in rows], [row.c_in for row in rows], formulas)
         )
-
-        def apply(x_in, t):
-            x_t = x_in / expand(c_in(process, t), x_in)
-            x0, eps = posterior(DATA, x_t, process.alpha(t), process.sigma(t))
-            return output(with_slopes(process, x0, eps, x_t, t))
-
-        return f(apply, prediction.Prediction(target, c_in, told_t), output)
+        case = Case(lambda c_noise: prediction.Prediction(target, c_in, c_noise), output)
+        return f(*network_of(DATA, process, case), output)
 
     return jax.vmap(of)(jnp.arange(len(rows)))
 
